@@ -1,0 +1,391 @@
+/* Mounts: detached trees are built first, then moved onto descriptors that were resolved inside the new root.
+ *
+ * Why each is safe: a source is either a descriptor that the caller opened (TREE), or lies in a mount of our own making
+ * (CLONE). A destination is resolved by openat2 with RESOLVE_IN_ROOT and RESOLVE_NO_MAGICLINKS, component by component
+ * when it must be created, and the mount goes onto the descriptor that came out, so no later change of a name matters.
+ */
+#include "ck_init.h"
+
+#include <linux/fcntl.h>
+#include <linux/mount.h>
+#include <linux/openat2.h>
+#include <linux/stat.h>
+
+#ifndef FSCONFIG_SET_FLAG
+#define FSCONFIG_SET_FLAG 0
+#define FSCONFIG_SET_STRING 1
+#define FSCONFIG_CMD_CREATE 6
+#endif
+#ifndef O_PATH
+#define O_PATH 010000000
+#endif
+#ifndef AT_EMPTY_PATH
+#define AT_EMPTY_PATH 0x1000
+#endif
+#ifndef AT_RECURSIVE
+#define AT_RECURSIVE 0x8000
+#endif
+#ifndef MOUNT_ATTR_IDMAP
+#define MOUNT_ATTR_IDMAP 0x00100000
+#endif
+#define O_CLOEXEC_ 02000000
+#define MS_REC_ 16384
+#define MS_PRIVATE_ (1 << 18)
+#define MNT_DETACH_ 2
+#define S_IFMT_ 0170000
+#define S_IFDIR_ 0040000
+
+static int slot_fd(int slot)
+{
+    return slot >= 0 ? ctx.slots[slot] : -1;
+}
+
+static void set_slot(int slot, int fd)
+{
+    if (ctx.slots[slot] >= 0)
+        SYS1(__NR_close, ctx.slots[slot]);
+    ctx.slots[slot] = fd;
+}
+
+static int open_in(int base, const char *path, uint64_t flags, uint64_t resolve)
+{
+    struct open_how how = {.flags = flags | O_CLOEXEC_, .resolve = resolve | RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
+    return (int)sys(openat2, base, path[0] ? path : ".", &how, sizeof how);
+}
+
+static uint64_t resolve_flags(uint32_t flags)
+{
+    return flags & CK_F_NOSYMLINK ? RESOLVE_NO_SYMLINKS : 0;
+}
+
+/* Make what is missing of `path`. Every prefix is resolved from the root again, so a link in it stays inside; mkdirat
+ * gets one plain name below a descriptor, so it cannot be led anywhere. A dangling link is EEXIST to mkdirat and ENOENT
+ * to openat2: refused. */
+static int make_path(int base, const char *path, uint32_t flags, unsigned mode)
+{
+    char prefix[4096];
+    size_t len = strlen(path), at = 0;
+    int parent = open_in(base, "", O_PATH, 0), r = 0;
+    if (parent < 0 || len >= sizeof prefix)
+        return parent < 0 ? parent : -ENAMETOOLONG;
+    while (at < len) {
+        size_t next = at;
+        while (next < len && path[next] != '/')
+            next++;
+        memcpy(prefix, path, next);
+        prefix[next] = 0;
+        int fd = open_in(base, prefix, O_PATH, resolve_flags(flags));
+        if (fd == -ENOENT) {
+            if (next == len && (flags & CK_F_MKFILE))
+                r = (int)sys(mknodat, parent, prefix + at, 0100000 | mode, 0);
+            else
+                r = (int)sys(mkdirat, parent, prefix + at, next == len ? mode : 0755);
+            if (r < 0 && r != -EEXIST)
+                break;
+            fd = open_in(base, prefix, O_PATH, resolve_flags(flags));
+        }
+        SYS1(__NR_close, parent);
+        if (fd < 0)
+            return fd;
+        parent = fd;
+        r = 0;
+        at = next + 1;
+    }
+    if (r < 0) {
+        SYS1(__NR_close, parent);
+        return r;
+    }
+    return parent;
+}
+
+static int dest_fd(int base, const char *path, uint32_t flags, unsigned mode)
+{
+    int fd = open_in(base, path, O_PATH, resolve_flags(flags));
+    if (fd == -ENOENT && (flags & (CK_F_MKDIR | CK_F_MKFILE)))
+        return make_path(base, path, flags, mode);
+    return fd;
+}
+
+static int move_onto(int mount, int dest)
+{
+    return (int)sys(move_mount, mount, "", dest, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+}
+
+static int set_attr(int fd, uint64_t set, uint64_t clear, uint64_t propagation, int userns, int recursive)
+{
+    struct mount_attr attr = {.attr_set = set, .attr_clr = clear, .propagation = propagation,
+                              .userns_fd = userns >= 0 ? (uint64_t)userns : 0};
+    return (int)sys(mount_setattr, fd, "", AT_EMPTY_PATH | (recursive ? AT_RECURSIVE : 0), &attr, sizeof attr);
+}
+
+static int clone_tree(int fd, int recursive)
+{
+    return (int)sys(open_tree, fd, "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC |
+                    (recursive ? AT_RECURSIVE : 0));
+}
+
+/* The user namespace of the first process, for idmapped mounts. */
+static int userns_fd(void)
+{
+    char path[64], *end = path + sizeof path;
+    if (ctx.userns_fd < 0) {
+        char *p = put_dec(put_str(path, end, "/proc/"), end, (uint64_t)ctx.first_pid);
+        put_str(p, end, "/ns/user");
+        ctx.userns_fd = (int)sys(openat, -100, path, O_CLOEXEC_, 0);
+    }
+    return ctx.userns_fd;
+}
+
+/* In a new mount namespace the caller's descriptor belongs to a mount of the old one and cannot be cloned. The path is
+ * opened again here and must be the very object that the caller opened. */
+static int reopen_same(int held, const char *path)
+{
+    struct statx a, b;
+    int fd = (int)sys(openat, -100, path, O_PATH | O_CLOEXEC_, 0);
+    if (fd < 0)
+        return fd;
+    long r = sys(statx, held, "", AT_EMPTY_PATH, STATX_INO, &a);
+    if (r == 0)
+        r = sys(statx, fd, "", AT_EMPTY_PATH, STATX_INO, &b);
+    if (r == 0 && (a.stx_ino != b.stx_ino || a.stx_dev_major != b.stx_dev_major || a.stx_dev_minor != b.stx_dev_minor))
+        r = -ESTALE;
+    if (r < 0) {
+        SYS1(__NR_close, fd);
+        return (int)r;
+    }
+    return fd;
+}
+
+int op_tree(const struct ck_op *op)
+{
+    int recursive = !!(op->flags & CK_F_RECURSIVE), idmap = !!(op->flags & CK_F_IDMAP), src = op->fd, tree, r;
+    if (op->stage == CK_STAGE_INSIDE)
+        src = reopen_same(op->fd, op_str(op, 0, 0));
+    if (src < 0)
+        return src;
+    tree = op->flags & CK_F_DETACHED ? (int)sys(fcntl, src, 1030 /* F_DUPFD_CLOEXEC */, 3) : clone_tree(src, recursive);
+    if (src != op->fd)
+        SYS1(__NR_close, src);
+    if (tree < 0)
+        return tree;
+    int userns = idmap ? userns_fd() : -1;
+    if (idmap && userns < 0)
+        return userns;
+    if (op->a || op->b || idmap) {
+        r = set_attr(tree, op->a | (idmap ? MOUNT_ATTR_IDMAP : 0), 0, op->b, userns, recursive);
+        if (r < 0)
+            return r;
+    }
+    set_slot(op->slot, tree);
+    return 0;
+}
+
+int op_fs(const struct ck_op *op)
+{
+    int fs = (int)sys(fsopen, op_str(op, 0, 0), FSOPEN_CLOEXEC), r;
+    if (fs < 0)
+        return fs;
+    for (uint32_t i = 1; i + 1 < op->nstr; i += 2) {
+        const char *key = op_str(op, i, 0), *value = op_str(op, i + 1, 0);
+        r = value[0] ? (int)sys(fsconfig, fs, FSCONFIG_SET_STRING, key, value, 0)
+                     : (int)sys(fsconfig, fs, FSCONFIG_SET_FLAG, key, 0, 0);
+        ctx.fail_arg = (int)i;
+        if (r < 0)
+            goto fail;
+    }
+    ctx.fail_arg = -1;
+    r = (int)sys(fsconfig, fs, FSCONFIG_CMD_CREATE, 0, 0, 0);
+    if (r < 0)
+        goto fail;
+    int mnt = (int)sys(fsmount, fs, FSMOUNT_CLOEXEC, op->a);
+    if (mnt < 0)
+        return mnt;
+    SYS1(__NR_close, fs);
+    set_slot(op->slot, mnt);
+    return 0;
+fail:;
+    /* The file system says in words what it did not like. */
+    long n = SYS3(__NR_read, fs, ctx.detail, sizeof ctx.detail);
+    ctx.detail_len = n > 0 ? (uint32_t)n : 0;
+    return r;
+}
+
+int op_attach(const struct ck_op *op)
+{
+    int dest = dest_fd(slot_fd(op->base), op_str(op, 0, 0), op->flags, (unsigned)op->a);
+    if (dest < 0)
+        return dest;
+    int r = move_onto(slot_fd(op->slot), dest);
+    SYS1(__NR_close, dest);
+    return r;
+}
+
+static int clone_below(int base, const char *path, uint64_t attr, int recursive, uint64_t resolve)
+{
+    int at = open_in(base, path, O_PATH, resolve);
+    if (at < 0)
+        return at;
+    int tree = clone_tree(at, recursive);
+    SYS1(__NR_close, at);
+    if (tree < 0 || !attr)
+        return tree;
+    int r = set_attr(tree, attr, 0, 0, -1, recursive);
+    if (r < 0)
+        SYS1(__NR_close, tree);
+    return r < 0 ? r : tree;
+}
+
+int op_clone(const struct ck_op *op)
+{
+    int tree = clone_below(slot_fd(op->base), op_str(op, 0, 0), op->a, !!(op->flags & CK_F_RECURSIVE), 0);
+    if (tree == -ENOENT && (op->flags & CK_F_OPTIONAL))
+        return 0;
+    if (tree < 0)
+        return tree;
+    set_slot(op->slot, tree);
+    return 0;
+}
+
+int op_attr(const struct ck_op *op)
+{
+    return set_attr(slot_fd(op->slot), op->a, op->b, 0, -1, !!(op->flags & CK_F_RECURSIVE));
+}
+
+int op_scratch(const struct ck_op *op)
+{
+    int fd = slot_fd(op->slot);
+    int r = (int)sys(move_mount, fd, "", -100, "/", MOVE_MOUNT_F_EMPTY_PATH);
+    if (r < 0)
+        return r;
+    ctx.scratch_fd = fd;
+    return (int)sys(fchdir, fd);
+}
+
+int op_mkdir(const struct ck_op *op)
+{
+    int fd = make_path(slot_fd(op->base), op_str(op, 0, 0), CK_F_MKDIR, (unsigned)op->a);
+    if (fd < 0)
+        return fd;
+    SYS1(__NR_close, fd);
+    return 0;
+}
+
+/* The directory that holds a path's last name, and that name. */
+static int parent_of(int base, const char *path, const char **name)
+{
+    char dir[4096];
+    size_t cut = strlen(path);
+    while (cut && path[cut - 1] != '/')
+        cut--;
+    *name = path + cut;
+    if (cut >= sizeof dir)
+        return -ENAMETOOLONG;
+    memcpy(dir, path, cut);
+    dir[cut ? cut - 1 : 0] = 0;
+    return dest_fd(base, dir, CK_F_MKDIR, 0755);
+}
+
+int op_symlink(const struct ck_op *op)
+{
+    const char *name;
+    int dir = parent_of(slot_fd(op->base), op_str(op, 1, 0), &name);
+    if (dir < 0)
+        return dir;
+    int r = (int)sys(symlinkat, op_str(op, 0, 0), dir, name);
+    SYS1(__NR_close, dir);
+    return r;
+}
+
+int op_file(const struct ck_op *op)
+{
+    const char *name;
+    uint32_t len;
+    const char *content = op_str(op, 1, &len);
+    int dir = parent_of(slot_fd(op->base), op_str(op, 0, 0), &name);
+    if (dir < 0)
+        return dir;
+    int fd = (int)sys(openat, dir, name, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_CLOEXEC_, op->a);
+    SYS1(__NR_close, dir);
+    if (fd < 0)
+        return fd;
+    long r = 0;
+    while (len && (r = sys(write, fd, content, len)) > 0) {
+        content += r;
+        len -= (uint32_t)r;
+    }
+    SYS1(__NR_close, fd);
+    return len ? (r < 0 ? (int)r : -ENOSPC) : 0;
+}
+
+/* What covers a path is an inode of our own tmpfs, never one of the container's: a root file system may hold anything
+ * under the name /dev/null (CVE-2025-31133). */
+int op_mask(const struct ck_op *op)
+{
+    int base = slot_fd(op->base);
+    for (uint32_t i = 0; i < op->nstr; i++) {
+        struct statx st;
+        ctx.fail_arg = (int)i;
+        int at = open_in(base, op_str(op, i, 0), O_PATH, RESOLVE_NO_SYMLINKS);
+        if (at == -ENOENT || at == -ELOOP)
+            continue;
+        if (at < 0)
+            return at;
+        int r = (int)sys(statx, at, "", AT_EMPTY_PATH, STATX_TYPE, &st);
+        if (r == 0) {
+            int cover = clone_below(slot_fd(op->slot), (st.stx_mode & S_IFMT_) == S_IFDIR_ ? "dir" : "file", 0, 0, 0);
+            r = cover < 0 ? cover : move_onto(cover, at);
+            if (cover >= 0)
+                SYS1(__NR_close, cover);
+        }
+        SYS1(__NR_close, at);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+int op_readonly(const struct ck_op *op)
+{
+    int base = slot_fd(op->base);
+    uint64_t attr = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
+    for (uint32_t i = 0; i < op->nstr; i++) {
+        ctx.fail_arg = (int)i;
+        int tree = clone_below(base, op_str(op, i, 0), attr, 1, RESOLVE_NO_SYMLINKS);
+        if (tree == -ENOENT)
+            continue;
+        if (tree < 0)
+            return tree;
+        int at = open_in(base, op_str(op, i, 0), O_PATH, RESOLVE_NO_SYMLINKS);
+        int r = at < 0 ? at : move_onto(tree, at);
+        SYS1(__NR_close, tree);
+        if (at >= 0)
+            SYS1(__NR_close, at);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+int op_private(const struct ck_op *op)
+{
+    (void)op;
+    return (int)sys(mount, 0, "/", 0, MS_REC_ | MS_PRIVATE_, 0);
+}
+
+/* pivot_root(".", ".") stacks the old root on the new one, where MNT_DETACH takes it off: no directory is needed for it
+ * (pivot_root(2), NOTES). Then the proof that we left: the working directory is "/" and has a name. */
+int op_pivot(const struct ck_op *op)
+{
+    char cwd[8];
+    int r = (int)sys(fchdir, slot_fd(op->slot));
+    if (r == 0)
+        r = (int)sys(pivot_root, ".", ".");
+    if (r == 0)
+        r = (int)sys(umount2, ".", MNT_DETACH_);
+    if (r == 0)
+        r = (int)sys(chdir, "/");
+    if (r < 0)
+        return r;
+    long n = sys(getcwd, cwd, sizeof cwd);
+    return n == 2 && cwd[0] == '/' ? 0 : -EXDEV;
+}

@@ -1,0 +1,549 @@
+/* Namespaces, ids, credentials, and everything a process is besides its mounts. */
+#include "ck_init.h"
+
+#include <linux/capability.h>
+#include <linux/fcntl.h>
+#include <linux/openat2.h>
+#include <linux/prctl.h>
+#include <linux/sched.h>
+#include <linux/securebits.h>
+#include <linux/stat.h>
+
+#define O_CLOEXEC_ 02000000
+#define PATH_MAX_ 4096
+#define SIGCHLD 17
+
+static int write_file(int dir, const char *path, const char *data, size_t len)
+{
+    int fd = (int)sys(openat, dir, path, O_WRONLY | O_CLOEXEC_, 0);
+    if (fd < 0)
+        return fd;
+    long r = sys(write, fd, data, len);
+    SYS1(__NR_close, fd);
+    return r < 0 ? (int)r : 0;
+}
+
+static char *proc_path(char *buf, size_t size, int pid, const char *name)
+{
+    char *end = buf + size, *p = put_dec(put_str(buf, end, "/proc/"), end, (uint64_t)pid);
+    put_str(p, end, name);
+    return buf;
+}
+
+/* A joiner is never dumpable from here on: what is inside must not open our memory or descriptors (CVE-2016-9962). */
+int op_join(const struct ck_op *op)
+{
+    int r = (int)sys(prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
+    return r < 0 ? r : (int)sys(setns, op->fd, op->a);
+}
+
+int op_idmap(const struct ck_op *op)
+{
+    char path[64];
+    uint32_t len;
+    int r;
+    if (op->flags & CK_F_DENY_GROUPS) {
+        r = write_file(-100, proc_path(path, sizeof path, ctx.first_pid, "/setgroups"), "deny", 4);
+        if (r < 0)
+            return r;
+    }
+    const char *map = op_str(op, 1, &len);
+    r = write_file(-100, proc_path(path, sizeof path, ctx.first_pid, "/gid_map"), map, len);
+    if (r < 0)
+        return r;
+    map = op_str(op, 0, &len);
+    return write_file(-100, proc_path(path, sizeof path, ctx.first_pid, "/uid_map"), map, len);
+}
+
+/* newuidmap and newgidmap are the system's setuid tools: trusted paths, an empty environment, words kept for the error. */
+int op_newidmap(const struct ck_op *op)
+{
+    const char *argv[1028] = {0}, *env[1] = {0};
+    char pid[24];
+    int fds[2], status = 0;
+    if (op->nstr < 2 || op->nstr > 1024)
+        return -E2BIG;
+    put_dec(pid, pid + sizeof pid, (uint64_t)ctx.first_pid);
+    argv[0] = op_str(op, 0, 0);
+    argv[1] = pid;
+    for (uint32_t i = 1; i < op->nstr; i++)
+        argv[i + 1] = op_str(op, i, 0);
+    long r = sys(pipe2, fds, O_CLOEXEC_);
+    if (r < 0)
+        return (int)r;
+    struct clone_args args = {.flags = CLONE_VFORK, .exit_signal = SIGCHLD};
+    long child = sys(clone3, &args, CLONE_ARGS_SIZE_VER0);
+    if (child == 0) {
+        SYS3(__NR_dup3, fds[1], 2, 0);
+        SYS3(__NR_execve, argv[0], argv, env);
+        quit(127);
+    }
+    SYS1(__NR_close, fds[1]);
+    if (child > 0) {
+        long n;
+        while ((n = SYS3(__NR_read, fds[0], ctx.detail + ctx.detail_len, sizeof ctx.detail - ctx.detail_len)) > 0)
+            ctx.detail_len += (uint32_t)n;
+        while (sys(wait4, child, &status, 0, 0) == -EINTR)
+            ;
+    }
+    SYS1(__NR_close, fds[0]);
+    if (child < 0)
+        return (int)child;
+    if (status)
+        last_sysno = __NR_execve;
+    return status == 0 ? 0 : status >> 8 == 127 ? -ENOENT : -EPERM;
+}
+
+/* Done by the first process itself: the cgroup namespace's root is the cgroup it is in now, and time offsets can be set
+ * only before a process enters the new time namespace, which our child does. */
+int op_unshare(const struct ck_op *op)
+{
+    int r = (int)sys(unshare, op->a);
+    if (r == 0 && op->nstr) {
+        uint32_t len;
+        const char *offsets = op_str(op, 0, &len);
+        r = write_file(-100, "/proc/self/timens_offsets", offsets, len);
+    }
+    return r;
+}
+
+int op_loopback(const struct ck_op *op)
+{
+    struct { char name[16]; short flags; char pad[22]; } ifr = {.name = "lo", .flags = 1 /* IFF_UP */};
+    (void)op;
+    int s = (int)sys(socket, 2 /* AF_INET */, 2 | 02000000 /* SOCK_DGRAM | SOCK_CLOEXEC */, 0);
+    if (s < 0)
+        return s;
+    int r = (int)sys(ioctl, s, 0x8914 /* SIOCSIFFLAGS */, &ifr);
+    SYS1(__NR_close, s);
+    return r;
+}
+
+int op_hostname(const struct ck_op *op)
+{
+    uint32_t len;
+    const char *name = op_str(op, 0, &len);
+    return (int)sys(sethostname, name, len);
+}
+
+int op_domainname(const struct ck_op *op)
+{
+    uint32_t len;
+    const char *name = op_str(op, 0, &len);
+    return (int)sys(setdomainname, name, len);
+}
+
+/* "0" means the writer, and for one thread alone the kernel then skips the lock that a pid would wait milliseconds for. */
+int op_cgroup1(const struct ck_op *op)
+{
+    long r = sys(write, op->fd, "0", 1);
+    return r < 0 ? (int)r : 0;
+}
+
+int op_become(const struct ck_op *op)
+{
+    long r = 0;
+    if (!(op->flags & CK_F_NO_GROUPS))
+        r = sys(setgroups, 0, 0);
+    if (r == 0)
+        r = sys(setresgid, 0, 0, 0);
+    if (r == 0)
+        r = sys(setresuid, 0, 0, 0);
+    return (int)r;
+}
+
+/* ---- user names, from the container's own files and without running any of its code ---------------------------- */
+
+struct reader {
+    int fd;
+    size_t at, len, total;
+    char buf[2048];
+};
+
+/* A name service file may be anything: a FIFO, a device, a link, huge. It is opened without blocking, must be a regular
+ * file, and is read up to a bound (CVE-2024-9341 and its kin). */
+static int open_reader(struct reader *r, const char *path)
+{
+    struct open_how how = {.flags = O_RDONLY | O_CLOEXEC_ | O_NONBLOCK | O_NOCTTY,
+                           .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
+    struct statx st;
+    int root = (int)sys(openat, -100, "/", 010000000 /* O_PATH */ | O_CLOEXEC_, 0);
+    r->at = r->len = r->total = 0;
+    r->fd = root < 0 ? root : (int)sys(openat2, root, path, &how, sizeof how);
+    if (root >= 0)
+        SYS1(__NR_close, root);
+    if (r->fd < 0)
+        return r->fd;
+    if (sys(statx, r->fd, "", 0x1000, STATX_TYPE, &st) < 0 || (st.stx_mode & 0170000) != 0100000)
+        return -EINVAL;
+    return 0;
+}
+
+/* One line into `line`; longer ones are skipped. 0 at the end. */
+static int read_line(struct reader *r, char *line, size_t size)
+{
+    size_t n = 0;
+    for (;;) {
+        if (r->at == r->len) {
+            long got = r->total > (1u << 20) ? 0 : SYS3(__NR_read, r->fd, r->buf, sizeof r->buf);
+            if (got <= 0)
+                break;
+            r->total += (size_t)got;
+            r->at = 0;
+            r->len = (size_t)got;
+        }
+        char c = r->buf[r->at++];
+        if (c == '\n') {
+            if (n < size) {
+                line[n] = 0;
+                return 1;
+            }
+            n = 0;
+        } else if (n < size) {
+            if (n + 1 < size)
+                line[n++] = c;
+            else
+                n = size;
+        }
+    }
+    if (n == 0 || n >= size)
+        return 0;
+    line[n] = 0;
+    return 1;
+}
+
+static int split(char *line, char **field, int max)
+{
+    int n = 0;
+    field[n++] = line;
+    for (char *p = line; *p && n < max; p++)
+        if (*p == ':') {
+            *p = 0;
+            field[n++] = p + 1;
+        }
+    return n;
+}
+
+static int find_user(const char *name, uint32_t *uid, uint32_t *gid)
+{
+    static struct reader r;
+    static char line[1024];
+    char *f[7];
+    int e = open_reader(&r, "etc/passwd");
+    if (e < 0)
+        return e == -ENOENT ? -ESRCH : e;
+    e = -ESRCH;
+    while (e == -ESRCH && read_line(&r, line, sizeof line))
+        if (split(line, f, 7) == 7 && strcmp(f[0], name) == 0)
+            e = get_dec(f[2], strlen(f[2]), uid) < 0 || get_dec(f[3], strlen(f[3]), gid) < 0 ? -EINVAL : 0;
+    SYS1(__NR_close, r.fd);
+    return e;
+}
+
+static int is_member(char *list, const char *name)
+{
+    for (char *p = list;; p++) {
+        if (*p == ',' || *p == 0) {
+            char c = *p;
+            *p = 0;
+            if (strcmp(list, name) == 0)
+                return 1;
+            if (!c)
+                return 0;
+            list = p + 1;
+        }
+    }
+}
+
+/* With `group`: its id. Without: every group that lists `user` as a member. */
+static int find_groups(const char *user, const char *group, uint32_t *gids, uint32_t max, uint32_t *count)
+{
+    static struct reader r;
+    static char line[8192];
+    char *f[4];
+    uint32_t gid;
+    int e = open_reader(&r, "etc/group");
+    if (e < 0)
+        return e == -ENOENT ? (group ? -ESRCH : 0) : e;
+    e = group ? -ESRCH : 0;
+    while (e != -EINVAL && read_line(&r, line, sizeof line)) {
+        if (split(line, f, 4) != 4)
+            continue;
+        if (group ? strcmp(f[0], group) != 0 : !is_member(f[3], user))
+            continue;
+        if (get_dec(f[2], strlen(f[2]), &gid) < 0)
+            e = -EINVAL;
+        else if (*count < max)
+            gids[(*count)++] = gid;
+        if (group) {
+            e = e == -EINVAL ? e : 0;
+            break;
+        }
+    }
+    SYS1(__NR_close, r.fd);
+    return e;
+}
+
+/* ---- credentials ------------------------------------------------------------------------------------------------ */
+
+static int lock_bounding(uint64_t keep)
+{
+    for (unsigned long cap = 0; cap < 64; cap++) {
+        if (keep >> cap & 1)
+            continue;
+        long r = sys(prctl, PR_CAPBSET_DROP, cap, 0, 0, 0);
+        if (r == -EINVAL)
+            break; /* past the last one that this kernel knows */
+        if (r < 0)
+            return (int)r;
+    }
+    /* With nothing kept, uid 0 has no meaning left: exec and setuid give nothing back, and this cannot be undone. */
+    if (!keep)
+        return (int)sys(prctl, PR_SET_SECUREBITS,
+                        SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP | SECBIT_NO_SETUID_FIXUP_LOCKED |
+                            SECBIT_KEEP_CAPS_LOCKED | SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED,
+                        0, 0, 0);
+    return 0;
+}
+
+static int set_caps(uint64_t keep, int ambient)
+{
+    struct __user_cap_header_struct h = {_LINUX_CAPABILITY_VERSION_3, 0};
+    uint32_t lo = (uint32_t)keep, hi = (uint32_t)(keep >> 32);
+    struct __user_cap_data_struct d[2] = {{lo, lo, ambient ? lo : 0}, {hi, hi, ambient ? hi : 0}};
+    long r = sys(prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+    if (r == 0)
+        r = sys(capset, &h, d);
+    for (unsigned long cap = 0; r == 0 && ambient && cap < 64; cap++)
+        if (keep >> cap & 1)
+            r = sys(prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, cap, 0, 0);
+    return (int)r;
+}
+
+/* Groups before user, bounding set and securebits while SETPCAP is still ours, no_new_privs last. */
+int op_creds(const struct ck_op *op)
+{
+    uint32_t uid = (uint32_t)op->b, gid = (uint32_t)(op->b >> 32), groups[256], ngroups = 0, i;
+    const char *user = op_str(op, 0, 0), *group = op_str(op, 1, 0);
+    long r = 0;
+    if (user[0]) {
+        ctx.fail_arg = 0;
+        if ((r = find_user(user, &uid, &gid)) == 0)
+            r = find_groups(user, 0, groups, countof(groups), &ngroups);
+    }
+    if (r == 0 && group[0]) {
+        ctx.fail_arg = 1;
+        uint32_t n = 0;
+        r = find_groups(0, group, &gid, 1, &n);
+    }
+    if (r < 0) {
+        last_sysno = -1; /* not the kernel's answer but ours */
+        return (int)r;
+    }
+    ctx.fail_arg = -1;
+    for (i = 2; i < op->nstr && ngroups < countof(groups); i++)
+        memcpy(&groups[ngroups++], op_str(op, i, 0), 4);
+    if (op->flags & CK_F_DROP_BOUNDING && (r = lock_bounding(op->a)) < 0)
+        return (int)r;
+    if (!(op->flags & CK_F_KEEP_CREDS)) {
+        if (op->a)
+            r = sys(prctl, PR_SET_KEEPCAPS, 1, 0, 0, 0);
+        if (r == 0 && !(op->flags & CK_F_NO_GROUPS))
+            r = sys(setgroups, ngroups, groups);
+        if (r == 0)
+            r = sys(setresgid, gid, gid, gid);
+        if (r == 0)
+            r = sys(setresuid, uid, uid, uid);
+        if (r < 0)
+            return (int)r;
+    }
+    if (op->flags & CK_F_DROP_BOUNDING && (r = set_caps(op->a, !!(op->flags & CK_F_AMBIENT))) < 0)
+        return (int)r;
+    if (op->flags & CK_F_NNP && (r = sys(prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)) < 0)
+        return (int)r;
+    /* setresuid and capset make a process dumpable again in some cases; PID 1 and a joiner must not be. */
+    return ctx.plan->mode == CK_MODE_EXEC ? 0 : (int)sys(prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
+}
+
+/* ---- the terminal ------------------------------------------------------------------------------------------------ */
+
+/* The peer is opened by an ioctl on the master, not by name, so it is the terminal that belongs to it (CVE-2025-52565). */
+int op_pty(const struct ck_op *op)
+{
+    struct { uint16_t rows, cols, x, y; } size = {(uint16_t)op->a, (uint16_t)op->b, 0, 0};
+    int unlock = 0;
+    int master = (int)sys(openat, ctx.slots[op->slot], "ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC_, 0);
+    if (master < 0)
+        return master;
+    int r = (int)sys(ioctl, master, 0x40045431 /* TIOCSPTLCK */, &unlock);
+    int peer = r < 0 ? r : (int)sys(ioctl, master, 0x5441 /* TIOCGPTPEER */, O_RDWR | O_NOCTTY | O_CLOEXEC_);
+    if (peer < 0)
+        return peer;
+    if (size.rows)
+        r = (int)sys(ioctl, peer, 0x5414 /* TIOCSWINSZ */, &size);
+    if (r == 0 && op->nstr) {
+        uint32_t owner[1];
+        memcpy(owner, op_str(op, 0, 0), sizeof owner);
+        r = (int)sys(fchown, peer, owner[0], -1);
+    }
+    for (int fd = 0; r >= 0 && fd < 3; fd++)
+        r = (int)sys(dup3, peer, fd, 0);
+    SYS1(__NR_close, peer);
+    ctx.pty_master = master;
+    return r < 0 ? r : 0;
+}
+
+/* Needs a view of our own on /proc: the container's root may have none, or show less. */
+int op_cpu_limit(const struct ck_op *op)
+{
+    int fs = (int)sys(fsopen, "proc", 1 /* FSOPEN_CLOEXEC */);
+    if (fs < 0)
+        return fs;
+    int r = (int)sys(fsconfig, fs, 6 /* FSCONFIG_CMD_CREATE */, 0, 0, 0);
+    if (r < 0)
+        return r;
+    ctx.proc_fd = (int)sys(fsmount, fs, 1 /* FSMOUNT_CLOEXEC */, 0);
+    SYS1(__NR_close, fs);
+    ctx.cpu_limit_ns = op->a;
+    return ctx.proc_fd < 0 ? ctx.proc_fd : 0;
+}
+
+/* ---- the program ------------------------------------------------------------------------------------------------ */
+
+int op_session(const struct ck_op *op)
+{
+    long r = sys(setsid, 0);
+    if (r == -EPERM)
+        r = 0; /* a session leader already */
+    if (r >= 0 && op->flags & CK_F_CTTY)
+        r = sys(ioctl, 0, 0x540e /* TIOCSCTTY */, 0);
+    return r < 0 ? (int)r : 0;
+}
+
+int op_rlimit(const struct ck_op *op)
+{
+    uint64_t limit[2] = {op->a, op->b};
+    return (int)sys(prlimit64, 0, op->fd, limit, 0);
+}
+
+int op_umask(const struct ck_op *op)
+{
+    sys(umask, op->a);
+    return 0;
+}
+
+int op_nice(const struct ck_op *op)
+{
+    return (int)sys(setpriority, 0, 0, op->fd);
+}
+
+int op_affinity(const struct ck_op *op)
+{
+    uint32_t len;
+    const char *mask = op_str(op, 0, &len);
+    long r = sys(sched_setaffinity, 0, len, mask);
+    return r < 0 ? (int)r : 0;
+}
+
+int op_oom_adj(const struct ck_op *op)
+{
+    uint32_t len;
+    const char *value = op_str(op, 0, &len);
+    return write_file(-100, "/proc/self/oom_score_adj", value, len);
+}
+
+/* Sources first move above every target, so that no target is overwritten before it was copied. Whatever is not named
+ * here is closed, but for the status socket, which exec closes: its end of file says that the program runs. */
+int op_fds(const struct ck_op *op)
+{
+    int from[256], to[257], top = CK_FD_FIRST, n = (int)op->nstr;
+    if (n > 256)
+        return -EMFILE;
+    for (int i = 0; i < n; i++) {
+        const char *pair = op_str(op, (uint32_t)i, 0);
+        memcpy(&from[i], pair, 4);
+        memcpy(&to[i], pair + 4, 4);
+        if (from[i] < 0 || from[i] >= (int)ctx.plan->nfds || to[i] < 3)
+            return -EBADF;
+        if (to[i] > top)
+            top = to[i];
+    }
+    for (int i = 0; i < n; i++)
+        if ((from[i] = (int)sys(fcntl, from[i], 1030 /* F_DUPFD_CLOEXEC */, top + 1)) < 0)
+            return from[i];
+    int status = (int)sys(fcntl, ctx.status_fd, 1030, top + 1);
+    if (status < 0)
+        return status;
+    ctx.status_fd = status;
+    for (int i = 0; i < n; i++) {
+        int r = (int)sys(dup3, from[i], to[i], 0);
+        if (r < 0)
+            return r;
+    }
+    to[n++] = status;
+    for (int i = 1; i < n; i++) /* insertion sort: a handful */
+        for (int j = i; j > 0 && to[j] < to[j - 1]; j--) {
+            int t = to[j];
+            to[j] = to[j - 1];
+            to[j - 1] = t;
+        }
+    return close_all_but(to, (uint32_t)n);
+}
+
+int op_chdir(const struct ck_op *op)
+{
+    char cwd[PATH_MAX_];
+    int r = (int)sys(chdir, op_str(op, 0, 0));
+    if (r < 0)
+        return r;
+    /* A working directory outside the root has no absolute name: "(unreachable)..." (CVE-2024-21626). */
+    long n = sys(getcwd, cwd, sizeof cwd);
+    return n < 0 ? (int)n : cwd[0] == '/' ? 0 : -EXDEV;
+}
+
+/* ENOENT may mean the program, or what its first line or its ELF header asks for: Python reads that from the head. */
+static void attach_head(const char *path)
+{
+    int fd = (int)SYS4(__NR_openat, -100, path, O_RDONLY | O_CLOEXEC_ | O_NONBLOCK, 0);
+    if (fd < 0)
+        return;
+    long n = SYS3(__NR_read, fd, ctx.detail, sizeof ctx.detail);
+    ctx.detail_len = n > 0 ? (uint32_t)n : 0;
+    SYS1(__NR_close, fd);
+}
+
+int op_exec(const struct ck_op *op)
+{
+    uint64_t words = op->a + op->b + 2, unblocked = 0;
+    if (op->nstr < op->a + op->b + 1)
+        return -EINVAL;
+    const char **argv = (const char **)SYS6(__NR_mmap, 0, words * sizeof(char *), 3, 0x22, -1, 0);
+    if ((long)argv < 0 && (long)argv > -4096)
+        return (int)(long)argv;
+    const char **envp = argv + op->a + 1, *at = op_str(op, 0, 0);
+    for (uint64_t i = 0; i < op->a + op->b; i++) { /* op_str would walk from the start each time */
+        uint32_t len;
+        memcpy(&len, at - 4, 4);
+        (i < op->a ? argv : envp - op->a)[i] = at;
+        at += ((len + 4) & ~3u) + 4;
+    }
+    sys(rt_sigprocmask, 2 /* SIG_SETMASK */, &unblocked, 0, 8);
+    int err = -ENOENT, worst = 0;
+    for (uint32_t i = (uint32_t)(op->a + op->b); i < op->nstr; i++) {
+        const char *path = op_str(op, i, 0);
+        int r = (int)sys(execve, path, argv, envp);
+        if (r == -ENOENT || r == -ENOTDIR) {
+            if (ctx.detail_len == 0 && (attach_head(path), ctx.detail_len))
+                worst = (int)i + 1; /* it is there: what it names is missing */
+            continue;
+        }
+        ctx.fail_arg = (int)i;
+        if (r != -EACCES)
+            return r;
+        err = r;
+    }
+    if (worst && err == -ENOENT)
+        ctx.fail_arg = worst - 1;
+    last_sysno = __NR_execve;
+    return err;
+}

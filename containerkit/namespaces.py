@@ -1,0 +1,107 @@
+"""Which namespaces a process gets: for each of the eight kinds the caller's, a new one, or one that exists."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import attrs
+
+from .errors import InvalidValue
+from .plan import CLONE_FLAGS, Code, Op, Plan, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .namespace import Namespace
+
+__all__ = ["Namespaces"]
+
+_NEW_IN_CLONE = ("user", "mnt", "pid", "net", "ipc", "uts")
+
+
+def _checked(instance: object, attribute: attrs.Attribute[object], value: object) -> None:
+    if value not in ("host", "new") and not hasattr(value, "fileno"):
+        raise InvalidValue(
+            f"namespace {attribute.name}={value!r} must be 'host' (the caller's), 'new', or a Namespace to join"
+        )
+
+
+def _field() -> Literal["host"]:
+    return attrs.field(default="host", validator=_checked)  # type: ignore[no-any-return]
+
+
+@attrs.frozen(kw_only=True)
+class Namespaces:
+    """The namespaces of a process, by the kernel's names for their kinds (namespaces(7)).
+
+    Each is ``"host"`` (the caller's own), ``"new"``, or a :class:`Namespace` to join. ``clock_offsets`` sets a new time
+    namespace's monotonic and boot-time clocks, in seconds after the caller's (time_namespaces(7), Linux 5.6).
+
+    ``Namespaces()`` is no isolation at all; :meth:`all` is what ``run()`` uses.
+    """
+
+    user: Literal["host", "new"] | Namespace = _field()
+    mnt: Literal["host", "new"] | Namespace = _field()
+    pid: Literal["host", "new"] | Namespace = _field()
+    net: Literal["host", "new"] | Namespace = _field()
+    ipc: Literal["host", "new"] | Namespace = _field()
+    uts: Literal["host", "new"] | Namespace = _field()
+    cgroup: Literal["host", "new"] | Namespace = _field()
+    time: Literal["host", "new"] | Namespace = _field()
+    clock_offsets: tuple[float, float] | None = None
+
+    @classmethod
+    def all(cls, *, net: Literal["host", "new"] | Namespace = "new") -> Namespaces:
+        """A new one of every kind; ``net`` may be another."""
+        return cls(user="new", mnt="new", pid="new", net=net, ipc="new", uts="new", cgroup="new", time="new")
+
+    def items(self) -> Iterator[tuple[str, Literal["host", "new"] | Namespace]]:
+        for kind in CLONE_FLAGS:
+            yield kind, getattr(self, kind)
+
+    def new(self, kind: str) -> bool:
+        return bool(getattr(self, kind) == "new")
+
+    def clone_flags(self) -> int:
+        """What clone3 makes at once; cgroup and time namespaces are made by the first process itself."""
+        return sum(CLONE_FLAGS[kind] for kind in _NEW_IN_CLONE if self.new(kind))
+
+    def compile(self, plan: Plan, *, root_caller: bool) -> None:
+        """Add the operations that join, unshare and bring up the loopback interface."""
+        joined = [(kind, ns) for kind, ns in self.items() if not isinstance(ns, str)]
+        # Entering needs rights over the target's owner: root has them now and would lose those of the host by entering
+        # a user namespace; anyone else gets them only by entering it (setns(2)).
+        joined.sort(key=lambda item: (item[0] == "user") == root_caller)
+        for kind, ns in joined:
+            plan.add(Op(Code.JOIN, Stage.JOIN, f"join {kind} namespace {ns!r}", fd=plan.fd(ns.fileno()), a=CLONE_FLAGS[kind]))
+        late = [kind for kind in ("cgroup", "time") if self.new(kind)]
+        if late:
+            plan.add(self._unshare(late))
+        if self.new("net"):
+            plan.add(_LOOPBACK)
+
+    def _unshare(self, late: list[str]) -> Op:
+        flags = sum(CLONE_FLAGS[kind] for kind in late)
+        if self.clock_offsets is None or "time" not in late:
+            return _unshare_op(flags, " and ".join(late))
+        lines = []
+        for clock, seconds in zip(("monotonic", "boottime"), self.clock_offsets, strict=True):
+            whole, nanos = divmod(round(seconds * 1_000_000_000), 1_000_000_000)
+            lines.append(f"{clock} {whole} {nanos}\n")
+        return Op(
+            Code.UNSHARE,
+            Stage.EARLY,
+            f"make new {' and '.join(late)} namespaces, clocks offset by {self.clock_offsets} s",
+            "".join(lines).encode(),
+            a=flags,
+        )
+
+
+_LOOPBACK = Op(Code.LOOPBACK, Stage.EARLY, "bring the loopback interface up")
+_UNSHARE_OPS: dict[int, Op] = {}
+
+
+def _unshare_op(flags: int, kinds: str) -> Op:
+    if flags not in _UNSHARE_OPS:
+        _UNSHARE_OPS[flags] = Op(Code.UNSHARE, Stage.EARLY, f"make new {kinds} namespaces", a=flags)
+    return _UNSHARE_OPS[flags]

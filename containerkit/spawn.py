@@ -1,0 +1,280 @@
+"""One start: a plan and descriptors go to ck-init; handles, times, or an error that names the step come back.
+
+The processes are described at the top of ``_native/init/main.c``. This module is their other end: it starts the helper,
+reads the messages of the status socket, reaps the helper, and makes sure that a start that fails, or is interrupted,
+leaves no process and no descriptor.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from collections.abc import Sequence
+
+from . import diagnose
+from ._native._ck import ffi, lib
+from .errors import ContainerkitError, StatusLost, Unsupported, syscall_error
+from .kernel import helper
+from .plan import Mode, Plan
+
+__all__ = ["Exit", "Started", "start"]
+
+_MESSAGE = struct.Struct("=IIiiiiiIIIQQQQQQQQQQQ")
+_CLONED, _FAILED, _STARTED, _EXITED = 1, 2, 3, 4
+_BUFFER = _MESSAGE.size + 4096 * 8
+_NOT_AN_OPERATION = 0xFFFFFFFF
+_WNOHANG, _WEXITED = 1, 4
+_EINTR, _ETIMEDOUT, _ECHILD, _EAGAIN = 4, 110, 10, 11
+_SIGKILL = 9
+
+REASON_EXIT, REASON_CPU_LIMIT = 0, 1
+
+
+class Exit:
+    """How a process ended, and what it and all its descendants used.
+
+    ``status`` is a wait(2) status. Times are in microseconds, ``maxrss`` in KiB (the largest single process, getrusage(2)).
+    """
+
+    __slots__ = (
+        "inblock",
+        "majflt",
+        "maxrss",
+        "minflt",
+        "nivcsw",
+        "nvcsw",
+        "oublock",
+        "reason",
+        "status",
+        "stime",
+        "time_ns",
+        "utime",
+    )
+
+    def __init__(self, status: int, reason: int, time_ns: int, usage: Sequence[int]) -> None:
+        self.status, self.reason, self.time_ns = status, reason, time_ns
+        self.utime, self.stime, self.maxrss, self.minflt, self.majflt = usage[:5]
+        self.inblock, self.oublock, self.nvcsw, self.nivcsw = usage[5:9]
+
+
+class Started:
+    """The handles of a running first process. Plain descriptors: the owner (a Process) closes them once.
+
+    ``first`` is the pidfd of the first process, ``program`` that of the program when PID 1 stays apart from it, ``status``
+    the socket on which PID 1 reports the end; closing it tells PID 1 to end everything.
+    """
+
+    __slots__ = ("first", "first_pid", "marks", "program", "pty", "status", "t0", "times")
+
+    def __init__(self) -> None:
+        self.first = self.program = self.pty = self.status = -1
+        self.first_pid = 0
+        self.t0 = 0
+        self.times = b""
+        self.marks: list[tuple[str, int]] = []
+
+    def close(self) -> None:
+        for name in ("status", "program", "first", "pty"):
+            fd = getattr(self, name)
+            if fd >= 0:
+                setattr(self, name, -1)
+                os.close(fd)
+
+
+_owner: tuple[int, int] | None = None  # pid, pidfd
+
+
+def _owner_pidfd() -> int:
+    """A pidfd of this very process: what PID 1 watches. Made anew after a fork, since it would name the parent."""
+    global _owner
+    pid = os.getpid()
+    known = _owner
+    if known is None or known[0] != pid or lib.ck_pidfd_pid(known[1]) not in (pid, -_ENOTTY):
+        _owner = known = (pid, os.pidfd_open(pid))
+    return known[1]
+
+
+_ENOTTY = 25
+
+
+def start(plan: Plan, stdio: tuple[int, int, int], timeout: float = 30.0) -> Started:
+    """Start the first process of ``plan`` and return once its program runs.
+
+    ``stdio`` are three descriptors that stay the caller's. Raises SpawnError (nothing is left behind), or TimeoutExpired
+    when the set-up takes longer than ``timeout`` seconds (a hung network file system can do that).
+    """
+    started = Started()
+    marks = started.marks
+    marks.append(("begin", time.monotonic_ns()))
+    content = plan.to_bytes()
+    pair = ffi.new("int[2]", (-1, -1))
+    helper_pidfd = ffi.new("int *", -1)
+    memory = os.memfd_create("ck-plan", os.MFD_CLOEXEC)
+    try:
+        os.write(memory, content) if len(content) < 0x7FFFF000 else None
+        result = lib.ck_socketpair(pair)
+        if result < 0:
+            raise syscall_error(-result, "socketpair")
+        started.status = pair[0]
+        fds = (*stdio, memory, pair[1], _owner_pidfd(), *plan.fds)
+        result = lib.ck_spawn(helper.fd(), fds, len(fds), helper_pidfd)
+        if result < 0:
+            raise diagnose.helper_failed(-result)
+        marks.append(("helper", time.monotonic_ns()))
+        os.close(pair[1])
+        pair[1] = -1
+        _receive(plan, started, time.monotonic() + timeout)
+        marks.append(("started", time.monotonic_ns()))
+    except BaseException:
+        _abandon(started, helper_pidfd)
+        raise
+    finally:
+        os.close(memory)
+        if pair[1] >= 0:
+            os.close(pair[1])
+    _reap(helper_pidfd[0])
+    return started
+
+
+def _receive(plan: Plan, started: Started, deadline: float) -> None:
+    """Read messages until the program runs: STARTED, and for Mode.EXEC then the end of file that its exec makes."""
+    buffer = bytearray(_BUFFER)
+    view = ffi.from_buffer("char[]", buffer, require_writable=True)
+    fds = ffi.new("int[8]")
+    count = ffi.new("int *")
+    running = False
+    while True:
+        count[0] = 8
+        left = int((deadline - time.monotonic()) * 1000)
+        size = lib.ck_recv(started.status, view, _BUFFER, fds, count, max(left, 0))
+        if size in (-_EINTR, -_EAGAIN):
+            continue  # a signal: its Python handler has run by now, or raised
+        if size == -_ETIMEDOUT:
+            raise diagnose.start_timeout(started.first)
+        if size < 0:
+            raise syscall_error(-size, "recvmsg")
+        if size == 0:
+            if running:
+                return
+            raise diagnose.died_silently(started.first)
+        kind, op, err, sysno, arg, pid, _, _, detail_len, _, t0 = _MESSAGE.unpack_from(buffer)[:11]
+        detail = bytes(memoryview(buffer)[_MESSAGE.size : _MESSAGE.size + detail_len])
+        if kind == _CLONED:
+            started.first, started.first_pid = fds[0], pid
+        elif kind == _STARTED:
+            started.times, started.t0 = detail, t0
+            received = [fds[i] for i in range(count[0])]
+            if plan.mode is Mode.INIT:
+                started.program = received.pop(0)
+            if received:
+                started.pty = received.pop()
+            running = True
+            if plan.mode is not Mode.EXEC:
+                return
+        elif kind == _FAILED:
+            raise diagnose.spawn_error(plan.ops[op] if op != _NOT_AN_OPERATION else None, err, sysno, arg, detail)
+
+
+def _abandon(started: Started, helper_pidfd: Sequence[int]) -> None:
+    """A start that failed or was interrupted: nothing of it may stay."""
+    for pidfd in (helper_pidfd[0], started.first):
+        if pidfd >= 0:
+            kill(pidfd, _SIGKILL)
+    # The helper may have cloned the first process and died before it could tell: then PID 1 sees the end of its "go"
+    # socket and exits by itself.
+    if helper_pidfd[0] >= 0:
+        _reap(helper_pidfd[0])
+    if started.first >= 0:
+        wait(started.first, None)
+    started.close()
+
+
+def _reap(pidfd: int) -> None:
+    status = ffi.new("int *")
+    while lib.ck_waitid(pidfd, _WEXITED, status, ffi.NULL) == -_EINTR:
+        pass
+    os.close(pidfd)
+
+
+def kill(pidfd: int, signum: int) -> bool:
+    """pidfd_send_signal(2). False when the process has ended."""
+    import signal
+
+    try:
+        signal.pidfd_send_signal(pidfd, signum)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait(pidfd: int, timeout: float | None) -> bool:
+    """Reap a child. False when it still runs after ``timeout`` seconds; None waits for ever."""
+    return wait_status(pidfd, timeout) is not None
+
+
+def wait_status(pidfd: int, timeout: float | None) -> Exit | None:
+    """Reap a child by its pidfd; None when it still runs. Works when somebody else reaped it first (Linux 6.15)."""
+    if timeout is not None and not poll([pidfd], timeout):
+        return None
+    status = ffi.new("int *")
+    usage = ffi.new("struct ck_usage *")
+    while True:
+        result = lib.ck_waitid(pidfd, _WEXITED, status, usage)
+        if result == -_EINTR:
+            continue
+        break
+    now = time.monotonic_ns()
+    if result > 0:
+        return Exit(status[0], REASON_EXIT, now, _usage(usage))
+    if result != -_ECHILD:
+        raise syscall_error(-result, "waitid")
+    # SIGCHLD is ignored, or the host program waits for every child. The pidfd becomes readable at the exit all the same.
+    poll([pidfd], None)
+    if lib.ck_pidfd_exit_status(pidfd, status) < 0:
+        raise StatusLost(
+            "this program reaped a process that containerkit had started (it ignores SIGCHLD, or calls wait for any child), "
+            "and before Linux 6.15 its status is then lost: start it with init=True, or stop reaping unknown children"
+        )
+    return Exit(status[0], REASON_EXIT, now, (0,) * 9)
+
+
+def _usage(u: object) -> tuple[int, ...]:
+    names = ("utime_us", "stime_us", "maxrss_kib", "minflt", "majflt", "inblock", "oublock", "nvcsw", "nivcsw")
+    return tuple(getattr(u, name) for name in names)
+
+
+def poll(fds: Sequence[int], timeout: float | None) -> int:
+    """Wait until one of up to 8 descriptors can be read; a bit for each. 0 after ``timeout`` seconds."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        # Rounded up: a poll that returns a little early would make callers spin.
+        left = -1 if deadline is None else max(0, min(int((deadline - time.monotonic()) * 1000) + 1, 0x7FFFFFFF))
+        result = int(lib.ck_poll(fds, len(fds), left))
+        if result == -_EINTR:
+            continue
+        if result < 0:
+            raise syscall_error(-result, "poll")
+        if result or deadline is None or time.monotonic() >= deadline:
+            return result
+
+
+def read_exit(status: int) -> Exit | None:
+    """PID 1's last message, if it has come: the program's wait status and the usage of everything it reaped."""
+    buffer = bytearray(_MESSAGE.size)
+    count = ffi.new("int *", 0)
+    size = lib.ck_recv(status, ffi.from_buffer("char[]", buffer, require_writable=True), _MESSAGE.size, ffi.NULL, count, 0)
+    if size < _MESSAGE.size:
+        return None
+    message = _MESSAGE.unpack(buffer)
+    if message[0] != _EXITED:
+        raise ContainerkitError(f"unexpected message {message[0]} from PID 1")
+    return Exit(message[6], message[7], message[11], message[12:])
+
+
+def require_kernel() -> None:
+    """Raise Unsupported on a kernel older than our floor: never fall back to something weaker in silence."""
+    release = os.uname().release
+    major, minor = (int("".join(c for c in part if c.isdigit()) or 0) for part in release.split(".")[:2])
+    if (major, minor) < (5, 14):
+        raise Unsupported(f"Linux {release} is too old: containerkit needs 5.14 (mount_setattr, cgroup.kill, nosymfollow)")
