@@ -1,1 +1,101 @@
+"""Linux container primitives for Python: namespaces, cgroups, overlays, mounts and processes that compose.
+
+>>> import containerkit as ck
+>>> ck.run(["echo", "hello from a sandbox"]).stdout
+'hello from a sandbox\\n'
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import aio as aio
+    from .completed import Completed as Completed
+    from .completed import Outcome as Outcome
+    from .completed import Usage as Usage
+    from .doctor import doctor as doctor
+    from .errors import Busy as Busy
+    from .errors import ClosedHandle as ClosedHandle
+    from .errors import ContainerkitError as ContainerkitError
+    from .errors import Exists as Exists
+    from .errors import InvalidValue as InvalidValue
+    from .errors import NotFound as NotFound
+    from .errors import NotPermitted as NotPermitted
+    from .errors import ProcessFailed as ProcessFailed
+    from .errors import ProgramNotExecutable as ProgramNotExecutable
+    from .errors import ProgramNotFound as ProgramNotFound
+    from .errors import SpawnError as SpawnError
+    from .errors import StatusLost as StatusLost
+    from .errors import SyscallError as SyscallError
+    from .errors import TimeoutExpired as TimeoutExpired
+    from .errors import Unsupported as Unsupported
+    from .idmap import IdMap as IdMap
+    from .idmap import IdRange as IdRange
+    from .limits import Limits as Limits
+    from .mounts import Bind as Bind
+    from .mounts import Dev as Dev
+    from .mounts import File as File
+    from .mounts import MountTree as MountTree
+    from .mounts import Proc as Proc
+    from .mounts import Sysfs as Sysfs
+    from .mounts import Tmpfs as Tmpfs
+    from .namespace import Namespace as Namespace
+    from .namespace import list_namespaces as list_namespaces
+    from .namespaces import Namespaces as Namespaces
+    from .overlayfs import OverlayFS as OverlayFS
+    from .process import DEVNULL as DEVNULL
+    from .process import PIPE as PIPE
+    from .process import STDOUT as STDOUT
+    from .process import Process as Process
+    from .rootfs import HOST as HOST
+    from .sandbox import Sandbox as Sandbox
+    from .sandbox import explain as explain
+    from .sandbox import run as run
+    from .security import Capabilities as Capabilities
+    from .security import Security as Security
+    from .timeline import Event as Event
+    from .timeline import Timeline as Timeline
+
 __version__ = "0.1.0"
+
+_MODULES = {
+    "completed": ("Completed", "Outcome", "Usage"),
+    "doctor": ("doctor",),
+    "errors": (
+        "Busy", "ClosedHandle", "ContainerkitError", "Exists", "InvalidValue", "NotFound", "NotPermitted", "ProcessFailed",
+        "ProgramNotExecutable", "ProgramNotFound", "SpawnError", "StatusLost", "SyscallError", "TimeoutExpired", "Unsupported",
+    ),
+    "idmap": ("IdMap", "IdRange"),
+    "limits": ("Limits",),
+    "mounts": ("Bind", "Dev", "File", "MountTree", "Proc", "Sysfs", "Tmpfs"),
+    "namespace": ("Namespace", "list_namespaces"),
+    "namespaces": ("Namespaces",),
+    "overlayfs": ("OverlayFS",),
+    "process": ("DEVNULL", "PIPE", "STDOUT", "Process"),
+    "rootfs": ("HOST",),
+    "sandbox": ("Sandbox", "explain", "run"),
+    "security": ("Capabilities", "Security"),
+    "timeline": ("Event", "Timeline"),
+}  # fmt: skip
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = ["__version__", "aio", *sorted(_HOME)]
+
+
+def __getattr__(name: str) -> Any:
+    # PEP 562: `import containerkit` runs nothing; a name loads its module when it is first used.
+    from importlib import import_module
+
+    if name == "aio":
+        return import_module(".aio", __name__)
+    module = _HOME.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{module}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

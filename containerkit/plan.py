@@ -7,6 +7,7 @@ pure: it makes no system call, so it can be tested as data. The numbers here are
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
@@ -93,6 +94,7 @@ DENY_GROUPS = 1 << 10
 OPTIONAL = 1 << 11
 DROP_BOUNDING = 1 << 12
 KEEP_CREDS = 1 << 13
+SAME_MOUNT = 1 << 14
 
 
 class Op:
@@ -137,7 +139,7 @@ class Plan:
     Operations may be added in any order of stages; within a stage they run in the order in which they were added.
     """
 
-    __slots__ = ("_next_slot", "cgroup_fd", "clone_flags", "fds", "mode", "ops")
+    __slots__ = ("_next_slot", "cgroup_fd", "clone_flags", "fds", "mode", "ops", "owned")
 
     def __init__(self, mode: Mode, clone_flags: int = 0) -> None:
         self.mode = mode
@@ -145,6 +147,7 @@ class Plan:
         self.cgroup_fd = -1
         self.ops: list[Op] = []
         self.fds: list[int] = []  # ours; number FD_FIRST + index in the helper
+        self.owned: list[int] = []  # those of them that were opened for this plan alone
         self._next_slot = FIRST_FREE_SLOT
 
     def add(self, *ops: Op) -> None:
@@ -154,6 +157,11 @@ class Plan:
         """Hand a descriptor of ours to the helper; returns its number there. It stays ours to close."""
         self.fds.append(number)
         return FD_FIRST + len(self.fds) - 1
+
+    def close(self) -> None:
+        """Close the descriptors that were opened for this plan. Idempotent."""
+        while self.owned:
+            os.close(self.owned.pop())
 
     def slot(self) -> int:
         """A free place for a mount that is made in one stage and used in a later one."""

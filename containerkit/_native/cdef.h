@@ -38,3 +38,6 @@ int ck_close_range(unsigned int first, unsigned int last, unsigned int flags);
 /* namespaces */
 int ck_ioctl(int fd, unsigned long request, uint64_t arg);
 int ck_ns_owner_uid(int fd, uint32_t *uid);
+
+/* security */
+int ck_landlock_abi(void);

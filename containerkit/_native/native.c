@@ -340,3 +340,10 @@ int ck_ns_owner_uid(int fd, uint32_t *uid)
 {
     return result(ioctl(fd, _IO(0xb7, 0x4) /* NS_GET_OWNER_UID */, uid));
 }
+
+/* ---- security ---------------------------------------------------------------------------------------------------- */
+
+int ck_landlock_abi(void)
+{
+    return result(syscall(444 /* __NR_landlock_create_ruleset */, NULL, 0, 1 /* LANDLOCK_CREATE_RULESET_VERSION */));
+}

@@ -99,6 +99,7 @@ enum {
     CK_F_OPTIONAL = 1u << 11,  /* a missing path is skipped */
     CK_F_DROP_BOUNDING = 1u << 12, /* CREDS: drop everything else from the bounding set and lock securebits */
     CK_F_KEEP_CREDS = 1u << 13, /* CREDS: keep uid and gid as they are */
+    CK_F_SAME_MOUNT = 1u << 14, /* CLONE: open what is mounted there, clone nothing */
 };
 
 /* Messages on the status socket (SOCK_SEQPACKET): one struct each, then `detail_len` bytes. */

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from ..errors import InvalidValue
 
@@ -35,10 +35,6 @@ class Capabilities:
                     f"unknown capability {name!r}; they are named as in capabilities(7), with or without CAP_"
                 ) from None
         object.__setattr__(self, "mask", mask)
-
-    @classmethod
-    def from_names(cls, names: Iterable[str]) -> Capabilities:
-        return cls(*names)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("Capabilities is immutable; make another")

@@ -35,9 +35,10 @@
 #define S_IFMT_ 0170000
 #define S_IFDIR_ 0040000
 
+/* Without a slot: the working directory, which is "/" in the first process. */
 static int slot_fd(int slot)
 {
-    return slot >= 0 ? ctx.slots[slot] : -1;
+    return slot >= 0 ? ctx.slots[slot] : -100 /* AT_FDCWD */;
 }
 
 static void set_slot(int slot, int fd)
@@ -136,12 +137,18 @@ static int userns_fd(void)
     return ctx.userns_fd;
 }
 
+/* A path of the host that only root can change: /dev/null, /usr. */
+static int open_trusted(const char *path)
+{
+    return (int)sys(openat, -100, path, O_PATH | O_CLOEXEC_, 0);
+}
+
 /* In a new mount namespace the caller's descriptor belongs to a mount of the old one and cannot be cloned. The path is
  * opened again here and must be the very object that the caller opened. */
 static int reopen_same(int held, const char *path)
 {
     struct statx a, b;
-    int fd = (int)sys(openat, -100, path, O_PATH | O_CLOEXEC_, 0);
+    int fd = open_trusted(path);
     if (fd < 0)
         return fd;
     long r = sys(statx, held, "", AT_EMPTY_PATH, STATX_INO, &a);
@@ -160,7 +167,7 @@ int op_tree(const struct ck_op *op)
 {
     int recursive = !!(op->flags & CK_F_RECURSIVE), idmap = !!(op->flags & CK_F_IDMAP), src = op->fd, tree, r;
     if (op->stage == CK_STAGE_INSIDE)
-        src = reopen_same(op->fd, op_str(op, 0, 0));
+        src = op->fd >= 0 ? reopen_same(op->fd, op_str(op, 0, 0)) : open_trusted(op_str(op, 0, 0));
     if (src < 0)
         return src;
     tree = op->flags & CK_F_DETACHED ? (int)sys(fcntl, src, 1030 /* F_DUPFD_CLOEXEC */, 3) : clone_tree(src, recursive);
@@ -237,7 +244,9 @@ static int clone_below(int base, const char *path, uint64_t attr, int recursive,
 
 int op_clone(const struct ck_op *op)
 {
-    int tree = clone_below(slot_fd(op->base), op_str(op, 0, 0), op->a, !!(op->flags & CK_F_RECURSIVE), 0);
+    int base = slot_fd(op->base), recursive = !!(op->flags & CK_F_RECURSIVE);
+    int tree = op->flags & CK_F_SAME_MOUNT ? open_in(base, op_str(op, 0, 0), O_PATH, 0)
+                                           : clone_below(base, op_str(op, 0, 0), op->a, recursive, 0);
     if (tree == -ENOENT && (op->flags & CK_F_OPTIONAL))
         return 0;
     if (tree < 0)

@@ -145,6 +145,8 @@ int op_become(const struct ck_op *op)
     long r = 0;
     if (!(op->flags & CK_F_NO_GROUPS))
         r = sys(setgroups, 0, 0);
+    if (r == -EPERM && op->flags & CK_F_OPTIONAL)
+        r = 0; /* a joined user namespace whose map denies setgroups: only ids without a place in it are left */
     if (r == 0)
         r = sys(setresgid, 0, 0, 0);
     if (r == 0)
@@ -350,6 +352,8 @@ int op_creds(const struct ck_op *op)
             r = sys(prctl, PR_SET_KEEPCAPS, 1, 0, 0, 0);
         if (r == 0 && !(op->flags & CK_F_NO_GROUPS))
             r = sys(setgroups, ngroups, groups);
+        if (r == -EPERM && op->flags & CK_F_OPTIONAL && ngroups == 0)
+            r = 0;
         if (r == 0)
             r = sys(setresgid, gid, gid, gid);
         if (r == 0)

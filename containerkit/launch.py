@@ -1,0 +1,488 @@
+"""From the arguments of a Process to a plan: every option of a process compiles here, in the order that is safe.
+
+The order inside the first process: ids, the root, mounts, the terminal, leave the old root, names, privilege. Each line
+of it is an argument in ``security.md`` terms: mounts need the capabilities that are dropped later; the host's paths are
+needed until the pivot and gone after it; the program's own process gets what only it should have (session, limits,
+descriptors, working directory) last of all.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any, Protocol
+
+from . import plan as p
+from .errors import InvalidValue, Unsupported
+from .idmap import IdMap, IdRange, owns_all_ids
+from .kernel import calls
+from .kernel.calls import StrPath
+from .mounts import Build, Dev, Mount, Proc, Sysfs, inside_path
+from .namespaces import Namespaces
+from .plan import Code, Mode, Op, Plan, Stage
+from .rootfs import HOST, Root, compile_root
+from .security import Security
+
+__all__ = ["DEFAULT_PATH", "Launch", "compile_launch"]
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+Arg = str | bytes | os.PathLike[str]
+
+RLIMITS = (
+    "cpu", "fsize", "data", "stack", "core", "rss", "nproc", "nofile", "memlock", "as", "locks", "sigpending", "msgqueue",
+    "nice", "rtprio", "rttime",
+)  # fmt: skip
+"""Resource limits by name (getrlimit(2)); the index is the number, the same on x86-64 and aarch64."""
+INFINITY = (1 << 64) - 1
+
+
+class HasFileno(Protocol):
+    def fileno(self) -> int: ...
+
+
+class Launch:
+    """Everything about a process but its standard streams, checked. One value for Process, run, Sandbox and aio."""
+
+    __slots__ = (
+        "affinity", "args", "cgroup", "cpu_seconds", "cwd", "domainname", "env", "groups", "hold", "hostname", "idmap", "init",
+        "join", "mounts", "namespaces", "nice", "oom_score_adj", "pass_fds", "proc", "rlimits", "root", "security", "session", "tty", "umask",
+        "user",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        args: Sequence[Arg],
+        *,
+        root: Root | None = None,
+        namespaces: Namespaces | None = None,
+        idmap: IdMap | IdRange | None = None,
+        cgroup: HasFileno | Sequence[HasFileno] | None = None,
+        mounts: Iterable[Mount] = (),
+        security: Security | None = None,
+        env: Mapping[str, str | None] | None = None,
+        cwd: StrPath | None = None,
+        user: int | str | None = None,
+        groups: Sequence[int] = (),
+        tty: bool | tuple[int, int] = False,
+        pass_fds: Iterable[int] | Mapping[int, int] = (),
+        rlimits: Mapping[str, int | tuple[int, int]] | None = None,
+        umask: int = 0o022,
+        hostname: str | None = None,
+        domainname: str | None = None,
+        session: bool = True,
+        nice: int | None = None,
+        affinity: Iterable[int] | None = None,
+        oom_score_adj: int | None = None,
+        init: bool | None = None,
+        cpu_seconds: float | None = None,
+        hold: bool = False,
+        join: HasFileno | None = None,
+        proc: Proc | None = None,
+    ) -> None:
+        """Beside the options of Process: ``hold`` waits instead of running a program; ``join`` is the pidfd of a sandbox's
+        PID 1, whose namespaces are entered first, and ``proc`` the /proc that the joiner gets for its own pid namespace.
+        """
+        self.args = () if hold else _args(args)
+        self.root = root
+        self.namespaces = namespaces if namespaces is not None else _HOST_NAMESPACES
+        self.idmap = idmap
+        self.cgroup = cgroup
+        self.mounts = tuple(mounts)
+        self.security = security if security is not None else Security.unconfined_as_the_caller()
+        self.env, self.cwd, self.user, self.groups = env, cwd, user, tuple(groups)
+        self.tty, self.pass_fds = tty, pass_fds
+        self.rlimits, self.umask = rlimits or {}, umask
+        self.hostname, self.domainname, self.session = hostname, domainname, session
+        self.nice, self.affinity, self.oom_score_adj = nice, affinity, oom_score_adj
+        self.cpu_seconds, self.hold = cpu_seconds, hold
+        self.join, self.proc = join, proc
+        self.init = self.namespaces.new("pid") if init is None else init
+        self._check()
+
+    def _check(self) -> None:
+        ns = self.namespaces
+        if (self.root is not None or self.mounts) and not ns.new("mnt"):
+            raise InvalidValue("a root or mounts need a mount namespace of their own: namespaces=Namespaces(mnt='new', ...)")
+        if self.init and not ns.new("pid"):
+            raise InvalidValue("init=True needs namespaces.pid='new': only there can PID 1 end everything it started")
+        if self.cpu_seconds is not None and not self.init:
+            raise InvalidValue("a limit on processor time is watched by PID 1: it needs init=True and a new pid namespace")
+        for name in ("hostname", "domainname"):
+            if getattr(self, name) is not None and not ns.new("uts"):
+                raise InvalidValue(f"{name}= needs namespaces.uts='new': it would change the machine's own")
+        if self.idmap is not None and not ns.new("user"):
+            raise InvalidValue("idmap= needs namespaces.user='new'")
+
+    def allocate_ids(self) -> IdRange | None:
+        """A range for this start when none was asked for and the caller may have one; the process then owns it."""
+        if self.idmap is None and self.namespaces.new("user") and owns_all_ids():
+            return IdRange.allocate()
+        return None
+
+
+_HOST_NAMESPACES = Namespaces()
+
+
+def compile_launch(launch: Launch, ids: IdRange | None) -> Plan:
+    """The plan of a launch. ``ids`` is what allocate_ids() gave. The caller closes the plan when the start is over."""
+    ns = launch.namespaces
+    mode = Mode.HOLD if launch.hold else Mode.INIT if launch.init else Mode.EXEC
+    plan = Plan(mode, ns.clone_flags())
+    idmap: IdMap | IdRange | None = None
+    if ns.new("user"):
+        idmap = launch.idmap or ids or IdMap.single()
+    outside = _may_mount()
+    build = Build(plan, outside=outside, idmap=idmap is not None)
+    try:
+        _before(plan, launch)
+        if launch.join is not None:
+            plan.add(Op(Code.JOIN, Stage.JOIN, "join the sandbox's namespaces", fd=plan.fd(launch.join.fileno()), a=_ALL_FLAGS))
+        ns.compile(plan, root_caller=outside)
+        _identity(plan, launch, idmap)
+        if ns.new("mnt"):
+            plan.add(_PRIVATE)
+        _compile_mounts(build, launch)
+        _after_root(plan, launch)
+        _credentials(plan, launch, idmap)
+        if not launch.hold:
+            _program(plan, launch)
+    except BaseException:
+        plan.close()
+        raise
+    return plan
+
+
+_ALL_FLAGS = sum(p.CLONE_FLAGS.values())
+_PRIVATE = Op(Code.PRIVATE, Stage.EARLY, "cut this mount namespace off from every other")
+_BECOME = Op(Code.BECOME, Stage.INSIDE, "become id 0 of the user namespace, without groups")
+_BECOME_NO_GROUPS = Op(Code.BECOME, Stage.INSIDE, "become id 0 of the user namespace", flags=p.NO_GROUPS)
+_BECOME_JOINED = Op(Code.BECOME, Stage.INSIDE, "become id 0 of the user namespace", flags=p.OPTIONAL)
+
+
+def _may_mount() -> bool:
+    return os.geteuid() == 0
+
+
+def _before(plan: Plan, launch: Launch) -> None:
+    """What the helper changes about itself with the caller's rights, for the first process to inherit."""
+    if launch.oom_score_adj is not None:
+        if not -1000 <= launch.oom_score_adj <= 1000:
+            raise InvalidValue(f"oom_score_adj={launch.oom_score_adj} must lie between -1000 and 1000")
+        value = launch.oom_score_adj
+        plan.add(Op(Code.OOM_ADJ, Stage.JOIN, f"set oom_score_adj to {value}", b"%d" % value))
+    if launch.nice is not None:
+        plan.add(Op(Code.NICE, Stage.JOIN, f"set the nice value to {launch.nice}", fd=launch.nice))
+    if launch.affinity is not None:
+        cpus = sorted(set(launch.affinity))
+        if not cpus or cpus[0] < 0 or cpus[-1] >= 8192:
+            raise InvalidValue(f"affinity {cpus!r} must name processors, from 0")
+        mask = sum(1 << cpu for cpu in cpus).to_bytes(cpus[-1] // 64 * 8 + 8, "little")
+        plan.add(Op(Code.AFFINITY, Stage.JOIN, f"run on processors {cpus}", mask))
+    if launch.cgroup is not None:
+        _join_cgroup(plan, launch.cgroup)
+
+
+def _join_cgroup(plan: Plan, cgroup: Any) -> None:
+    """A cgroup v2 directory is entered by clone3 itself; a v1 directory by a write of the first process."""
+    for handle in cgroup if isinstance(cgroup, (list, tuple)) else [cgroup]:
+        fd = handle.fileno()
+        magic = calls.fs_magic(fd)
+        if magic == 0x63677270:
+            plan.cgroup_fd = plan.fd(fd)
+        elif magic == 0x27E0EB:
+            tasks = os.open("tasks", os.O_WRONLY | os.O_CLOEXEC, dir_fd=fd)
+            plan.add(Op(Code.CGROUP1, Stage.EARLY, "enter the cgroup (v1)", fd=plan.fd(tasks)))
+            plan.owned.append(tasks)
+        else:
+            raise InvalidValue(f"cgroup={handle!r} is not a directory of a cgroup file system")
+
+
+def _identity(plan: Plan, launch: Launch, idmap: IdMap | IdRange | None) -> None:
+    if idmap is not None:
+        if not idmap.covers(0, 0):
+            raise InvalidValue(f"{idmap!r} has no id 0: the set-up is done as id 0 of the new user namespace")
+        idmap.compile(plan)
+        plan.add(_BECOME_NO_GROUPS if idmap.denies_setgroups else _BECOME)
+    elif joins_user(launch):
+        plan.add(_BECOME_JOINED)
+
+
+def joins_user(launch: Launch) -> bool:
+    return launch.join is not None or not isinstance(launch.namespaces.user, str)
+
+
+def _compile_mounts(build: Build, launch: Launch) -> None:
+    if launch.proc is not None:
+        launch.proc.compile_over(build)
+    if launch.root is None and not launch.mounts:
+        return
+    ns = launch.namespaces
+    read_only = compile_root(build, launch.root, userxattr=not ns_is_host(ns.user), net_host=ns.net == "host")
+    for mount in launch.mounts:
+        if isinstance(mount, Sysfs):
+            mount.compile(build, own_net=ns.net != "host")
+        elif isinstance(mount, Dev):
+            mount.compile(build, own_ipc=ns.ipc != "host")
+        else:
+            mount.compile(build)
+    if read_only:
+        build.plan.add(_READ_ONLY)
+    if launch.tty and has_dev(launch):
+        rows, columns = launch.tty if isinstance(launch.tty, tuple) else (24, 80)
+        build.plan.add(Op(Code.PTY, Stage.INSIDE, f"open a terminal of {rows} x {columns}", slot=p.SLOT_PTS, a=rows, b=columns))
+    build.plan.add(_PIVOT)
+
+
+def ns_is_host(ns: object) -> bool:
+    return isinstance(ns, str) and ns == "host"
+
+
+def has_dev(launch: Launch) -> bool:
+    return any(isinstance(mount, Dev) for mount in launch.mounts)
+
+
+_READ_ONLY = Op(Code.ATTR, Stage.INSIDE, "make the root read-only", slot=p.SLOT_ROOT, a=calls.MOUNT_ATTR_RDONLY)
+_PIVOT = Op(Code.PIVOT, Stage.INSIDE, "make it the root directory, and detach the old one", slot=p.SLOT_ROOT)
+
+
+def _after_root(plan: Plan, launch: Launch) -> None:
+    for code, what, name in ((Code.HOSTNAME, "host", launch.hostname), (Code.DOMAINNAME, "domain", launch.domainname)):
+        if name is not None:
+            if not re.fullmatch(r"[A-Za-z0-9.-]{1,64}", name):
+                raise InvalidValue(f"{what}name {name!r} must be 1 to 64 letters, digits, dots and hyphens")
+            plan.add(_name_op(code, what, name))
+    if launch.cpu_seconds is not None:
+        if not launch.cpu_seconds > 0:
+            raise InvalidValue(f"cpu_seconds={launch.cpu_seconds!r} must be more than 0")
+        nanos = int(launch.cpu_seconds * 1e9)
+        plan.add(Op(Code.CPU_LIMIT, Stage.INSIDE, f"watch for {launch.cpu_seconds} s of processor time", a=nanos))
+
+
+@cache
+def _name_op(code: Code, what: str, name: str) -> Op:
+    return Op(code, Stage.INSIDE, f"set the {what}name to {name}", name.encode())
+
+
+# ---- who ---------------------------------------------------------------------------------------------------------------
+
+_NUMBER = re.compile(r"[0-9]{1,10}", re.ASCII)
+# What useradd(8) accepts, and upper case: nothing that means something in /etc/passwd.
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?", re.ASCII)
+
+
+def _credentials(plan: Plan, launch: Launch, idmap: IdMap | IdRange | None) -> None:
+    security = launch.security
+    flags = p.NNP if security.no_new_privs else 0
+    keep = 0
+    if security.capabilities is not None:
+        keep = security.capabilities.mask
+        flags |= p.DROP_BOUNDING | (p.AMBIENT if security.ambient else 0)
+    user_name, group_name, uid, gid = parse_user(launch.user)
+    if launch.user is None and not joins_user(launch) and idmap is None:
+        flags |= p.KEEP_CREDS
+    elif idmap is not None:
+        if idmap.denies_setgroups:
+            flags |= p.NO_GROUPS
+        if not user_name and not group_name and not idmap.covers(uid, gid):
+            raise InvalidValue(f"user={launch.user!r}: {uid}:{gid} has no place in {idmap!r}")
+    elif joins_user(launch):
+        flags |= p.OPTIONAL
+    for number in launch.groups:
+        _id(str(number), launch.groups)
+    if launch.groups and flags & p.NO_GROUPS:
+        raise Unsupported(
+            "groups= needs an id map made with privilege: IdMap.subordinate() (newgidmap), or root; a map of the caller's own "
+            "id alone denies setgroups(2)"
+        )
+    plan.add(_creds_op(flags, keep, user_name, group_name, uid, gid, launch.groups))
+
+
+@cache
+def _creds_op(flags: int, keep: int, user: str, group: str, uid: int, gid: int, groups: tuple[int, ...]) -> Op:
+    what = [] if flags & p.KEEP_CREDS else [f"become user {user or uid}, group {group or ('of that user' if user else gid)}"]
+    if flags & p.DROP_BOUNDING:
+        kept = [f"CAP_{name}" for name in _cap_names(keep)]
+        what.append(f"keep {', '.join(kept)}" if kept else "drop every capability")
+    if flags & p.NNP:
+        what.append("set no_new_privs")
+    ids = [number.to_bytes(4, "little") for number in groups]
+    words = "; ".join(what) or "keep the caller's credentials"
+    return Op(Code.CREDS, Stage.INSIDE, words, user.encode(), group.encode(), *ids, flags=flags, a=keep, b=uid | gid << 32)
+
+
+def _cap_names(mask: int) -> list[str]:
+    from .security.capabilities import NAMES
+
+    return [name for number, name in enumerate(NAMES) if mask >> number & 1]
+
+
+@cache
+def parse_user(user: int | str | None) -> tuple[str, str, int, int]:
+    """``user`` or ``user:group`` as (user name or "", group name or "", uid, gid).
+
+    Digits are always a number, never a name (CVE-2016-3697). A number without a group gets the same number as group.
+    """
+    if user is None:
+        return "", "", 0, 0
+    if isinstance(user, int) and not isinstance(user, bool):
+        number = _id(str(user), user)
+        return "", "", number, number
+    if not isinstance(user, str) or not user.isascii():
+        raise InvalidValue(f"user={user!r} must be an id, a name, or 'user:group'")
+    who, colon, group = user.partition(":")
+    if colon and not group:
+        raise InvalidValue(f"user={user!r} names no group after the colon")
+    user_name, uid = ("", _id(who, user)) if _NUMBER.fullmatch(who) else (_name(who, user), 0)
+    if not colon:
+        return user_name, "", uid, uid
+    return (user_name, "", uid, _id(group, user)) if _NUMBER.fullmatch(group) else (user_name, _name(group, user), uid, 0)
+
+
+def _id(text: str, whole: object) -> int:
+    if not _NUMBER.fullmatch(text) or int(text) > 2**31 - 1:
+        raise InvalidValue(f"{whole!r}: {text!r} is not an id from 0 to 2147483647")
+    return int(text)
+
+
+def _name(text: str, whole: object) -> str:
+    if not _NAME.fullmatch(text):
+        raise InvalidValue(f"user={whole!r}: {text!r} is neither an id nor a valid user or group name")
+    return text
+
+
+# ---- the program -------------------------------------------------------------------------------------------------------
+
+_SESSION = Op(Code.SESSION, Stage.PROGRAM, "start a session of its own")
+_SESSION_TTY = Op(Code.SESSION, Stage.PROGRAM, "start a session of its own, controlled by the terminal", flags=p.CTTY)
+_CLOSE_FDS = Op(Code.FDS, Stage.PROGRAM, "close every descriptor but 0, 1 and 2")
+
+
+def _program(plan: Plan, launch: Launch) -> None:
+    if launch.session or launch.tty:
+        plan.add(_SESSION_TTY if launch.tty else _SESSION)
+    plan.add(_umask_op(launch.umask), _fds_op(plan, launch.pass_fds))
+    for name, value in launch.rlimits.items():
+        plan.add(_rlimit_op(name, *(value if isinstance(value, tuple) else (value, value))))
+    cwd = b"/" + inside_path(launch.cwd, "cwd") if launch.cwd is not None else b"/"
+    if launch.cwd is not None or not ns_is_host(launch.namespaces.mnt):
+        plan.add(_chdir_op(cwd))
+    else:
+        plan.add(_chdir_op(os.fsencode(os.getcwd())))
+    env = environment(launch)
+    plan.add(_exec_op(launch.args, env))
+
+
+@cache
+def _umask_op(umask: int) -> Op:
+    if not 0 <= umask <= 0o777:
+        raise InvalidValue(f"umask {umask:#o} must lie between 0 and 0o777")
+    return Op(Code.UMASK, Stage.PROGRAM, f"set the umask to {umask:03o}", a=umask)
+
+
+def _fds_op(plan: Plan, pass_fds: Iterable[int] | Mapping[int, int]) -> Op:
+    """``pass_fds`` keep their numbers, as in subprocess; a mapping gives {number in the program: ours}."""
+    pairs = dict(pass_fds) if isinstance(pass_fds, Mapping) else {fd: fd for fd in pass_fds}
+    if not pairs:
+        return _CLOSE_FDS
+    for target, fd in pairs.items():
+        if target < 3:
+            raise InvalidValue(f"descriptor {target} is a standard stream: use stdin=, stdout=, stderr=")
+        check_stream(fd, f"pass_fds {fd}")
+    strings = [plan.fd(fd).to_bytes(4, "little") + target.to_bytes(4, "little") for target, fd in pairs.items()]
+    return Op(Code.FDS, Stage.PROGRAM, f"keep descriptors {sorted(pairs)}, close the others", *strings)
+
+
+def check_stream(fd: int, what: str) -> None:
+    """A directory, or a path that is merely held, would let the program out of its root (security.md, B08)."""
+    try:
+        mode = os.fstat(fd).st_mode
+    except OSError:
+        raise InvalidValue(f"{what} is not an open descriptor") from None
+    if stat.S_ISDIR(mode):
+        raise InvalidValue(f"{what} is a directory: it would lead out of the root; bind it with a mount instead")
+    import fcntl
+
+    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:
+        raise InvalidValue(f"{what} is an O_PATH descriptor: it would lead out of the root")
+
+
+@cache
+def _rlimit_op(name: str, soft: int, hard: int) -> Op:
+    try:
+        number = RLIMITS.index(name.lower().removeprefix("rlimit_"))
+    except ValueError:
+        raise InvalidValue(f"unknown resource limit {name!r}; one of {', '.join(RLIMITS)}") from None
+    soft, hard = (INFINITY if value == -1 else value for value in (soft, hard))
+    if not 0 <= soft <= hard <= INFINITY:
+        raise InvalidValue(f"resource limit {name}: soft {soft} must not be more than hard {hard}, both from 0 (-1 is none)")
+    shown = f"{soft}" if soft == hard else f"{soft} (at most {hard})"
+    return Op(Code.RLIMIT, Stage.PROGRAM, f"limit {name.lower()} to {shown}", fd=number, a=soft, b=hard)
+
+
+@cache
+def _chdir_op(cwd: bytes) -> Op:
+    return Op(Code.CHDIR, Stage.PROGRAM, f"enter {os.fsdecode(cwd)}", cwd)
+
+
+def _args(args: Sequence[Arg]) -> tuple[Arg, ...]:
+    if isinstance(args, (str, bytes)):
+        raise TypeError(
+            f"args must be a sequence of strings, not one string: {args!r}; write ['/bin/sh', '-c', {args!r}], or split it with "
+            "shlex.split()"
+        )
+    result = tuple(args)
+    if not result:
+        raise InvalidValue("args is empty: the first one is the program")
+    return result
+
+
+def environment(launch: Launch) -> dict[str, str]:
+    """PATH, HOME and LANG, and what ``env`` adds, changes, or takes away with None. Nothing comes from the caller."""
+    env: dict[str, str] = {"PATH": DEFAULT_PATH, "LANG": "C.UTF-8", "HOME": "/"}
+    if launch.root is HOST:
+        env["HOME"] = home(launch.user)
+    if launch.tty:
+        env["TERM"] = "xterm-256color"
+    for key, value in (launch.env or {}).items():
+        if value is None:
+            env.pop(key, None)
+        else:
+            env[key] = value
+    return env
+
+
+def home(user: int | str | None) -> str:
+    _, _, uid, _ = parse_user(user)
+    return "/root" if uid == 0 else "/home"
+
+
+def _exec_op(args: tuple[Arg, ...], env: Mapping[str, str]) -> Op:
+    argv = [_encode(arg, "argument") for arg in args]
+    envp = []
+    for key, value in env.items():
+        raw = _encode(key, "environment variable")
+        if not raw or b"=" in raw:
+            raise InvalidValue(f"environment variable {key!r} must have a name without '='")
+        envp.append(raw + b"=" + _encode(value, f"environment variable {key}"))
+    program = argv[0]
+    if not program:
+        raise InvalidValue("the program's name is empty")
+    tried = [program] if b"/" in program else [
+        os.path.join(directory or b".", program) for directory in os.fsencode(env.get("PATH", DEFAULT_PATH)).split(b":")
+    ]  # fmt: skip
+    shown = " ".join(os.fsdecode(arg) for arg in argv[:4]) + (" ..." if len(argv) > 4 else "")
+    words = f"execute {shown if len(shown) < 100 else shown[:97] + '...'}"
+    return Op(Code.EXEC, Stage.PROGRAM, words, *argv, *envp, *tried, a=len(argv), b=len(envp))
+
+
+def _encode(value: Arg, what: str) -> bytes:
+    try:
+        raw = os.fsencode(value)
+    except TypeError:
+        raise TypeError(f"{what} {value!r} must be str, bytes or a path, not {type(value).__name__}") from None
+    if b"\0" in raw:
+        raise InvalidValue(f"{what} {value!r} contains a NUL character")
+    return raw

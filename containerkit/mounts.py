@@ -1,0 +1,495 @@
+"""What is mounted where inside a root: frozen values that compile to operations, and a handle for a detached mount.
+
+Destinations are absolute paths of the new root. They are resolved inside it by descriptor, and created when they are
+missing; a link never leads out, and for /proc, /dev and /sys a link on the way is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from functools import cache
+from typing import Literal
+
+import attrs
+from typing_extensions import Self
+
+from . import plan as p
+from .errors import InvalidValue, syscall_error
+from .kernel import calls
+from .kernel.calls import StrPath
+from .kernel.fd import Fd
+from .plan import Code, Op, Plan, Stage
+from .units import size as parse_size
+
+__all__ = ["Bind", "Build", "Dev", "File", "MountTree", "Proc", "Sysfs", "Tmpfs"]
+
+RDONLY, NOSUID, NODEV, NOEXEC, NOSYMFOLLOW = (
+    calls.MOUNT_ATTR_RDONLY,
+    calls.MOUNT_ATTR_NOSUID,
+    calls.MOUNT_ATTR_NODEV,
+    calls.MOUNT_ATTR_NOEXEC,
+    calls.MOUNT_ATTR_NOSYMFOLLOW,
+)
+_PROPAGATION = {"private": calls.MS_PRIVATE, "slave": calls.MS_SLAVE}
+
+
+class Build:
+    """A plan under construction, and what its parts must know of each other.
+
+    ``outside`` says that the caller may clone mounts itself (root); otherwise the first process does it, by path and with
+    a check that the path is still the object that was opened. ``idmap`` says that such clones can be mapped through a new
+    user namespace.
+    """
+
+    __slots__ = ("files", "idmap", "masks", "outside", "plan")
+
+    def __init__(self, plan: Plan, *, outside: bool, idmap: bool) -> None:
+        self.plan, self.outside, self.idmap = plan, outside, idmap
+        self.files = 0
+        self.masks = False
+
+    def tree(
+        self, source: StrPath | MountTree, slot: int, words: str, *, attr: int, flags: int = 0, propagation: int = calls.MS_PRIVATE
+    ) -> int:
+        """Clone what ``source`` names into a slot. Returns the mode of the source (stat(2), st_mode)."""
+        if isinstance(source, MountTree):
+            fd = source.fileno()
+            mode = os.fstat(fd).st_mode
+            op = Op(Code.TREE, Stage.OUTSIDE, words, flags=flags & ~p.IDMAP & ~p.RECURSIVE | p.DETACHED, fd=self.plan.fd(fd), slot=slot, a=attr)
+            self.plan.add(op)
+            return mode
+        path = calls.encode(source)
+        if not path.startswith(b"/"):
+            path = os.path.abspath(path)
+        try:
+            fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except OSError as error:
+            raise syscall_error(error.errno or 0, "open", os.fsdecode(path), f"the source of a mount: {words}") from None
+        self.plan.owned.append(fd)
+        stage = Stage.OUTSIDE if self.outside else Stage.INSIDE
+        if not (self.outside and self.idmap):
+            flags &= ~p.IDMAP
+        if flags & p.IDMAP:
+            words += ", ids mapped"
+        self.plan.add(Op(Code.TREE, stage, words, path, flags=flags, fd=self.plan.fd(fd), slot=slot, a=attr, b=propagation))
+        return os.fstat(fd).st_mode
+
+    def need_masks(self) -> None:
+        """A small tmpfs of ours with an empty file and an empty directory, to cover what must not be seen."""
+        if not self.masks:
+            self.masks = True
+            self.plan.add(*_MASKS)
+
+
+_MASKS = (
+    Op(Code.MKDIR, Stage.INSIDE, "make a place for covers", b"m", base=p.SLOT_SCRATCH, a=0o755),
+    Op(Code.FS, Stage.INSIDE, "make a tmpfs for covers", b"tmpfs", b"size", b"64k", b"nr_inodes", b"8", slot=p.SLOT_MASKS, a=NOSUID | NODEV | NOEXEC),
+    Op(Code.ATTACH, Stage.INSIDE, "keep it on the workbench", b"m", base=p.SLOT_SCRATCH, slot=p.SLOT_MASKS),
+    Op(Code.MKDIR, Stage.INSIDE, "make the empty directory", b"dir", base=p.SLOT_MASKS, a=0o555),
+    Op(Code.FILE, Stage.INSIDE, "make the empty file", b"file", b"", base=p.SLOT_MASKS, a=0o444),
+    Op(Code.ATTR, Stage.INSIDE, "make the covers read-only", slot=p.SLOT_MASKS, a=RDONLY),
+)  # fmt: skip
+
+
+_MASKS_BELOW_PROC = _MASKS[1:]
+
+
+def inside_path(path: StrPath, what: str = "destination") -> bytes:
+    """An absolute path of the new root, as the bytes below it. Raises InvalidValue on anything ambiguous."""
+    raw = calls.encode(path)
+    if not raw.startswith(b"/"):
+        raise InvalidValue(f"{what} {path!r} must be an absolute path inside the root, like '/data'")
+    parts = [part for part in raw.split(b"/") if part not in (b"", b".")]
+    if b".." in parts:
+        raise InvalidValue(f"{what} {path!r} must not contain '..'")
+    return b"/".join(parts)
+
+
+def _target(value: StrPath) -> bytes:
+    raw = inside_path(value)
+    if not raw:
+        raise InvalidValue("destination '/' is the root itself: pass it as root= or rootfs=")
+    return raw
+
+
+def _show(target: bytes) -> str:
+    return "/" + os.fsdecode(target)
+
+
+def _target_repr(target: bytes) -> str:
+    return repr(_show(target))
+
+
+def _target_field(default: str | None = None) -> bytes:
+    if default is None:
+        return attrs.field(converter=_target, repr=_target_repr)  # type: ignore[no-any-return]
+    return attrs.field(default=default, converter=_target, repr=_target_repr)  # type: ignore[no-any-return]
+
+
+def _attach(slot: int, target: bytes, what: str, *, flags: int = p.MKDIR, mode: int = 0o755, base: int = p.SLOT_ROOT) -> Op:
+    return Op(Code.ATTACH, Stage.INSIDE, f"mount {what} on {_show(target)}", target, flags=flags, slot=slot, base=base, a=mode)
+
+
+# ---- values ----------------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Bind:
+    """A directory or file of the caller's, seen at ``target`` inside.
+
+    ``source`` is a path, looked up once when the start is compiled and held from then on, or a :class:`MountTree`.
+    Read-only covers everything that is mounted below, too (mount_setattr(2), AT_RECURSIVE). ``idmap`` makes the caller's
+    ids appear as the same ids inside, without changing the files: ``None`` does so for writable binds of root, so that
+    what is written belongs to the caller (Linux 5.12, and a file system that supports it). ``propagation`` is ``"private"``
+    or ``"slave"`` (mounts that the host makes later below it appear inside).
+    """
+
+    source: StrPath | MountTree
+    target: bytes = _target_field()
+    read_only: bool = attrs.field(default=True, kw_only=True)
+    recursive: bool = attrs.field(default=True, kw_only=True)
+    nosuid: bool = attrs.field(default=True, kw_only=True)
+    nodev: bool = attrs.field(default=True, kw_only=True)
+    noexec: bool = attrs.field(default=False, kw_only=True)
+    nosymfollow: bool = attrs.field(default=False, kw_only=True)
+    propagation: Literal["private", "slave"] = attrs.field(default="private", kw_only=True)
+    idmap: bool | None = attrs.field(default=None, kw_only=True)
+
+    @propagation.validator
+    def _check(self, attribute: object, value: str) -> None:
+        if value not in _PROPAGATION:
+            raise InvalidValue(f"propagation {value!r} must be 'private' or 'slave'")
+
+    def compile(self, build: Build) -> None:
+        attr = RDONLY * self.read_only | NOSUID * self.nosuid | NODEV * self.nodev | NOEXEC * self.noexec
+        attr |= NOSYMFOLLOW * self.nosymfollow
+        idmap = not self.read_only if self.idmap is None else self.idmap
+        slot = build.plan.slot()
+        what = f"{self.source!r}" if isinstance(self.source, MountTree) else os.fsdecode(self.source)
+        words = f"bind {what} ({'read-only' if self.read_only else 'writable'})"
+        flags = p.RECURSIVE * self.recursive | p.IDMAP * idmap
+        mode = build.tree(self.source, slot, words, attr=attr, flags=flags, propagation=_PROPAGATION[self.propagation])
+        make = p.MKDIR if stat.S_ISDIR(mode) else p.MKFILE
+        build.plan.add(_attach(slot, self.target, what, flags=make, mode=0o755 if make == p.MKDIR else 0o644))
+
+
+@attrs.frozen
+class Tmpfs:
+    """A new file system in memory (tmpfs(5)). ``size`` in bytes and ``inodes`` bound it; ``mode`` is that of its root."""
+
+    target: bytes = _target_field()
+    size: int = attrs.field(default="64M", converter=parse_size, kw_only=True)
+    inodes: int = attrs.field(default=65536, kw_only=True)
+    mode: int = attrs.field(default=0o1777, kw_only=True)
+    noexec: bool = attrs.field(default=False, kw_only=True)
+    uid: int = attrs.field(default=0, kw_only=True)
+    gid: int = attrs.field(default=0, kw_only=True)
+
+    def compile(self, build: Build) -> None:
+        build.plan.add(*_tmpfs_ops(self.target, self.size, self.inodes, self.mode, self.noexec, self.uid, self.gid))
+
+
+@cache
+def _tmpfs_ops(target: bytes, size: int, inodes: int, mode: int, noexec: bool, uid: int, gid: int) -> tuple[Op, ...]:
+    options = (b"size", b"%d" % size, b"nr_inodes", b"%d" % inodes, b"mode", b"%o" % mode, b"uid", b"%d" % uid, b"gid", b"%d" % gid)
+    attr = NOSUID | NODEV | NOEXEC * noexec
+    make = Op(Code.FS, Stage.INSIDE, f"make a tmpfs of {size >> 20} MiB", b"tmpfs", *options, slot=p.SLOT_TEMP, a=attr)
+    return make, _attach(p.SLOT_TEMP, target, "it")
+
+
+# The union of what docker, podman and systemd hide, and what else shows the host without need. A path that this kernel
+# does not have is skipped; nothing here is needed by a program that minds its own business.
+MASKED = (
+    "acpi", "asound", "bootconfig", "buddyinfo", "bus/pci", "cmdline", "config.gz", "diskstats", "driver", "dynamic_debug",
+    "interrupts", "iomem", "ioports", "kallsyms", "kcore", "key-users", "keys", "kmsg", "kpagecgroup", "kpagecount",
+    "kpageflags", "latency_stats", "modules", "mtrr", "pagetypeinfo", "partitions", "sched_debug", "scsi", "slabinfo",
+    "swaps", "timer_list", "timer_stats", "version_signature", "vmallocinfo", "zoneinfo",
+)  # fmt: skip
+READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger")
+
+
+def _names(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        raise InvalidValue(f"{value!r} must be a sequence of paths, not one string")
+    return tuple(value)  # type: ignore[arg-type]
+
+
+@attrs.frozen
+class Proc:
+    """A new /proc that shows the processes of the new pid namespace (proc(5)).
+
+    ``masked`` and ``read_only`` are paths below it; covers are inodes of our own. ``subset="pid"`` shows nothing but
+    processes, and ``hidepid`` hides those of other users ("noaccess", "invisible", "ptraceable"; Linux 5.8).
+    """
+
+    target: bytes = _target_field("/proc")
+    masked: tuple[str, ...] = attrs.field(default=MASKED, converter=_names, kw_only=True)
+    read_only: tuple[str, ...] = attrs.field(default=READ_ONLY, converter=_names, kw_only=True)
+    subset: Literal["pid"] | None = attrs.field(default=None, kw_only=True)
+    hidepid: Literal["off", "noaccess", "invisible", "ptraceable"] | None = attrs.field(default=None, kw_only=True)
+
+    def compile(self, build: Build) -> None:
+        if self.subset is None and self.masked:
+            build.need_masks()
+        build.plan.add(*_proc_ops(self.target, self.masked, self.read_only, self.subset, self.hidepid))
+
+    def compile_over(self, build: Build) -> None:
+        """For a process that joined a sandbox and has a pid namespace of its own: a new /proc over the sandbox's.
+
+        There is no workbench here; the tmpfs with the covers lies below the new /proc instead, where nobody reaches it.
+        """
+        build.plan.add(*_over(_MASKS_BELOW_PROC, self.target))
+        build.plan.add(*_over(_proc_ops(self.target, self.masked, self.read_only, self.subset, self.hidepid), self.target))
+
+
+def _over(ops: tuple[Op, ...], target: bytes) -> list[Op]:
+    """The same operations from the root directory as it is."""
+    return [
+        Op(op.code, op.stage, op.words, target, flags=p.NOSYMLINK, slot=op.slot, a=op.a)
+        if op.code is Code.ATTACH and op.base in (p.SLOT_ROOT, p.SLOT_SCRATCH)
+        else op
+        for op in ops
+    ]
+
+
+@cache
+def _existing(names: tuple[str, ...]) -> list[bytes]:
+    """Those that the host's /proc has: the kernel is the same one."""
+    return [name.encode() for name in names if os.path.lexists(f"/proc/{name}")]
+
+
+@cache
+def _proc_ops(
+    target: bytes, masked: tuple[str, ...], read_only: tuple[str, ...], subset: str | None, hidepid: str | None
+) -> tuple[Op, ...]:
+    options = [b"subset", subset.encode()] if subset else []
+    options += [b"hidepid", hidepid.encode()] if hidepid else []
+    ops = [
+        Op(Code.FS, Stage.INSIDE, "make a new proc", b"proc", *options, slot=p.SLOT_PROC, a=NOSUID | NODEV | NOEXEC),
+        _attach(p.SLOT_PROC, target, "proc", flags=p.MKDIR | p.NOSYMLINK),
+    ]
+    if subset is None:
+        covered, kept = _existing(masked), _existing(read_only)
+        if kept:
+            ops.append(Op(Code.READONLY, Stage.INSIDE, f"make {_list(target, kept)} read-only", *kept, base=p.SLOT_PROC))
+        if covered:
+            ops.append(
+                Op(Code.MASK, Stage.INSIDE, f"cover {_list(target, covered)}", *covered, base=p.SLOT_PROC, slot=p.SLOT_MASKS)
+            )
+    return tuple(ops)
+
+
+def _list(target: bytes, names: list[bytes]) -> str:
+    return f"{_show(target)}/{{{','.join(os.fsdecode(name) for name in names)}}}"
+
+
+@attrs.frozen
+class Sysfs:
+    """The parts of /sys that programs ask for, read-only (sysfs(5)).
+
+    ``paths`` below /sys are shown and nothing else is: what the kernel adds to /sys stays hidden without a list of things
+    to hide. With ``paths=None`` it is the whole sysfs of the new network namespace, read-only.
+    """
+
+    target: bytes = _target_field("/sys")
+    paths: tuple[str, ...] | None = attrs.field(
+        default=("devices/system/cpu", "devices/system/node"), converter=attrs.converters.optional(_names), kw_only=True
+    )
+
+    def compile(self, build: Build, *, own_net: bool = True) -> None:
+        build.plan.add(*_sysfs_ops(self.target, self.paths, own_net))
+
+
+@cache
+def _sysfs_ops(target: bytes, paths: tuple[str, ...] | None, own_net: bool) -> tuple[Op, ...]:
+    attr = RDONLY | NOSUID | NODEV | NOEXEC
+    # A new sysfs shows a network namespace, and only its owner may make one: with the host's network, the host's is bound.
+    fresh = Op(Code.FS, Stage.INSIDE, "make a new sysfs", b"sysfs", slot=p.SLOT_SYS, a=attr)
+    if paths is None:
+        if own_net:
+            return fresh, _attach(p.SLOT_SYS, target, "sysfs", flags=p.MKDIR | p.NOSYMLINK)
+        return _host_op("/sys", p.SLOT_TEMP, attr), _attach(p.SLOT_TEMP, target, "the host's sysfs", flags=p.MKDIR | p.NOSYMLINK)
+    ops = [
+        Op(Code.FS, Stage.INSIDE, "make a tmpfs for the shown part of sysfs", b"tmpfs", b"size", b"64k", b"mode", b"755", slot=p.SLOT_TEMP2, a=NOSUID | NODEV | NOEXEC),
+        _attach(p.SLOT_TEMP2, target, "it", flags=p.MKDIR | p.NOSYMLINK),
+    ]  # fmt: skip
+    if own_net:
+        ops += [
+            Op(Code.MKDIR, Stage.INSIDE, "make a place for sysfs", b"s", base=p.SLOT_SCRATCH, a=0o755),
+            fresh,
+            Op(Code.ATTACH, Stage.INSIDE, "keep it on the workbench", b"s", slot=p.SLOT_SYS, base=p.SLOT_SCRATCH),
+        ]
+    for path in paths:
+        if not os.path.isdir(f"/sys/{path}"):
+            continue
+        raw = path.encode()
+        if own_net:
+            ops.append(Op(Code.CLONE, Stage.INSIDE, f"take {path} of sysfs", raw, flags=p.RECURSIVE, slot=p.SLOT_TEMP, base=p.SLOT_SYS, a=attr))
+        else:
+            ops.append(_host_op(f"/sys/{path}", p.SLOT_TEMP, attr))
+        ops.append(_attach(p.SLOT_TEMP, raw, f"{path} below {_show(target)}", base=p.SLOT_TEMP2))
+    ops.append(Op(Code.ATTR, Stage.INSIDE, f"make {_show(target)} read-only", slot=p.SLOT_TEMP2, a=RDONLY))
+    return tuple(ops)
+
+
+def _host_op(path: str, slot: int, attr: int, *, recursive: bool = True) -> Op:
+    """Clone a path of the host's that is trusted by name: nobody but root can replace it."""
+    flags = p.RECURSIVE if recursive else 0
+    return Op(Code.TREE, Stage.INSIDE, f"take {path} of the host", path.encode(), flags=flags, slot=slot, a=attr, b=calls.MS_PRIVATE)
+
+
+NODES = ("null", "zero", "full", "random", "urandom", "tty")
+_LINKS = (("/proc/self/fd", "fd"), ("/proc/self/fd/0", "stdin"), ("/proc/self/fd/1", "stdout"), ("/proc/self/fd/2", "stderr"))
+
+
+@attrs.frozen
+class Dev:
+    """A new /dev: the harmless device nodes of the host, a terminal file system of its own, shm, and mqueue.
+
+    Nothing of the root's own /dev is read or written. ``mqueue`` needs a new ipc namespace, and is left out without one.
+    """
+
+    target: bytes = _target_field("/dev")
+    nodes: tuple[str, ...] = attrs.field(default=NODES, converter=_names, kw_only=True)
+    shm_size: int = attrs.field(default="64M", converter=parse_size, kw_only=True)
+    read_only: bool = attrs.field(default=True, kw_only=True)
+
+    def compile(self, build: Build, *, own_ipc: bool = True) -> None:
+        build.plan.add(*_dev_ops(self.target, self.nodes, self.shm_size, self.read_only, own_ipc))
+
+
+@cache
+def _dev_ops(target: bytes, nodes: tuple[str, ...], shm_size: int, read_only: bool, own_ipc: bool) -> tuple[Op, ...]:
+    def fs(kind: str, path: str, slot: int, attr: int, *options: bytes) -> tuple[Op, Op]:
+        return (
+            Op(Code.FS, Stage.INSIDE, f"make a new {kind}", kind.encode(), *options, slot=slot, a=attr),
+            _attach(slot, path.encode(), f"{kind} below {_show(target)}", base=p.SLOT_DEV),
+        )
+
+    ops = [
+        Op(Code.FS, Stage.INSIDE, "make a tmpfs for devices", b"tmpfs", b"size", b"64k", b"mode", b"755", slot=p.SLOT_DEV, a=NOSUID | NOEXEC),
+        _attach(p.SLOT_DEV, target, "it", flags=p.MKDIR | p.NOSYMLINK),
+    ]  # fmt: skip
+    for node in nodes:
+        ops += [
+            _host_op(f"/dev/{node}", p.SLOT_TEMP, NOSUID | NOEXEC, recursive=False),
+            _attach(p.SLOT_TEMP, node.encode(), f"it below {_show(target)}", flags=p.MKFILE, mode=0o666, base=p.SLOT_DEV),
+        ]
+    for link_to, name in (*_LINKS, ("pts/ptmx", "ptmx")):
+        ops.append(Op(Code.SYMLINK, Stage.INSIDE, f"link {_show(target)}/{name} to {link_to}", link_to.encode(), name.encode(), base=p.SLOT_DEV))
+    ops += fs("devpts", "pts", p.SLOT_PTS, NOSUID | NOEXEC, b"newinstance", b"", b"ptmxmode", b"666", b"mode", b"620")
+    ops += fs("tmpfs", "shm", p.SLOT_TEMP, NOSUID | NODEV | NOEXEC, b"size", b"%d" % shm_size, b"mode", b"1777")
+    if own_ipc:
+        ops += fs("mqueue", "mqueue", p.SLOT_TEMP, NOSUID | NODEV | NOEXEC)
+    if read_only:
+        ops.append(Op(Code.ATTR, Stage.INSIDE, f"make {_show(target)} read-only", slot=p.SLOT_DEV, a=RDONLY))
+    return tuple(ops)
+
+
+def _content(value: bytes | str) -> bytes:
+    return value.encode() if isinstance(value, str) else bytes(value)
+
+
+@attrs.frozen
+class File:
+    """Bytes placed at a path: a file of ours, mounted read-only. The root below it does not change."""
+
+    target: bytes = _target_field()
+    content: bytes = attrs.field(converter=_content, repr=lambda content: f"<{len(content)} bytes>")
+    mode: int = attrs.field(default=0o644, kw_only=True)
+
+    def compile(self, build: Build) -> None:
+        build.files += 1
+        name = b"f%d" % build.files
+        build.plan.add(
+            Op(Code.FILE, Stage.INSIDE, f"write {len(self.content)} bytes for {_show(self.target)}", name, self.content, base=p.SLOT_SCRATCH, a=self.mode),
+            Op(Code.CLONE, Stage.INSIDE, "take the file", name, slot=p.SLOT_TEMP, base=p.SLOT_SCRATCH, a=RDONLY | NOSUID | NODEV),
+            _attach(p.SLOT_TEMP, self.target, "the file", flags=p.MKFILE, mode=0o644),
+        )  # fmt: skip
+
+
+Mount = Bind | Tmpfs | Proc | Sysfs | Dev | File
+
+
+# ---- the handle ------------------------------------------------------------------------------------------------------
+
+
+class MountTree(Fd):
+    """A mount, or a tree of mounts, that is attached nowhere: visible to nobody, gone when the last handle closes.
+
+    Making one needs CAP_SYS_ADMIN in the caller's mount namespace (root); an ordinary user describes the mount by a value
+    and a start makes it in the new user namespace. A tree is used up by the start that gets it as root or source: the
+    mount then belongs to the sandbox.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def clone(cls, path: StrPath, *, recursive: bool = True) -> Self:
+        """A detached copy of what is mounted at ``path`` (open_tree(2), Linux 5.2)."""
+        return cls(calls.open_tree(calls.AT_FDCWD, path, recursive=recursive))
+
+    @classmethod
+    def tmpfs(cls, *, size: int | str = "64M", mode: int = 0o755) -> Self:
+        """A new tmpfs."""
+        return cls(make_fs("tmpfs", {"size": b"%d" % parse_size(size), "mode": b"%o" % mode}))
+
+    def copy(self) -> Self:
+        """Another detached copy of this tree (Linux 6.15 while it is detached; any kernel once it is attached)."""
+        return type(self)(calls.open_tree(self.fileno(), recursive=True))
+
+    def set(
+        self,
+        *,
+        read_only: bool | None = None,
+        nosuid: bool | None = None,
+        nodev: bool | None = None,
+        noexec: bool | None = None,
+        nosymfollow: bool | None = None,
+        recursive: bool = True,
+    ) -> Self:
+        """Change mount attributes, of every mount in the tree unless told otherwise (mount_setattr(2), Linux 5.12)."""
+        add = clear = 0
+        wanted = ((read_only, RDONLY), (nosuid, NOSUID), (nodev, NODEV), (noexec, NOEXEC), (nosymfollow, NOSYMFOLLOW))
+        for value, bit in wanted:
+            if value is not None:
+                add, clear = (add | bit, clear) if value else (add, clear | bit)
+        calls.mount_setattr(self.fileno(), set=add, clear=clear, recursive=recursive)
+        return self
+
+    def map_ids(self, userns: Fd) -> Self:
+        """Show the ids of the files through a user namespace; the files do not change (Linux 5.12, root)."""
+        calls.mount_setattr(self.fileno(), set=calls.MOUNT_ATTR_IDMAP, userns=userns.fileno(), recursive=True)
+        return self
+
+    def attach(self, path: StrPath) -> None:
+        """Mount it at ``path`` in the caller's mount namespace (move_mount(2)); :meth:`detach_at` takes it off again.
+
+        The handle stays open and keeps naming the mount.
+        """
+        calls.move_mount(self.fileno(), calls.AT_FDCWD, path)
+
+    @staticmethod
+    def detach_at(path: StrPath) -> None:
+        """Unmount what is mounted at ``path``, and wait for nobody who uses it (umount2(2), MNT_DETACH)."""
+        calls.umount2(path, calls.MNT_DETACH | calls.UMOUNT_NOFOLLOW)
+
+    def open(self, path: StrPath, flags: int = os.O_RDONLY) -> int:
+        """Open a file of the tree; no link leads out of it (openat2(2), RESOLVE_IN_ROOT). The caller closes it."""
+        return calls.open_in_root(self.fileno(), path, flags)
+
+
+def make_fs(kind: str, options: dict[str, bytes | None], attrs: int = 0) -> int:
+    """fsopen, fsconfig, fsmount: a detached mount of a new file system; the caller closes it."""
+    fs = calls.fsopen(kind)
+    try:
+        for key, value in options.items():
+            if value is None:
+                calls.fsconfig_flag(fs, key)
+            else:
+                calls.fsconfig_string(fs, key, value)
+        calls.fsconfig_create(fs, kind)
+        return calls.fsmount(fs, attrs)
+    finally:
+        os.close(fs)

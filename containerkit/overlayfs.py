@@ -1,0 +1,246 @@
+"""A writable root over read-only layers, by overlayfs."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import Literal
+
+import attrs
+
+from . import plan as p
+from .errors import InvalidValue, Unsupported
+from .kernel import calls
+from .kernel.calls import StrPath
+from .mounts import NODEV, NOSUID, RDONLY, Build, MountTree, make_fs
+from .plan import Code, Op, Stage
+from .units import size as parse_size
+
+__all__ = ["OverlayFS"]
+
+_VALUE_MAX = 255  # what fsconfig(2) takes as one string
+_LAYERS_MAX = 500  # OVL_MAX_STACK, fs/overlayfs/params.h
+
+
+def _layers(value: object) -> tuple[StrPath | MountTree, ...]:
+    if isinstance(value, (str, bytes, os.PathLike, MountTree)):
+        value = (value,)
+    layers = tuple(value)  # type: ignore[arg-type]
+    if not layers:
+        raise InvalidValue("an overlay needs at least one lower layer")
+    if len(layers) > _LAYERS_MAX:
+        raise InvalidValue(f"{len(layers)} lower layers: the kernel stacks at most {_LAYERS_MAX}; merge some")
+    return layers
+
+
+@attrs.frozen
+class OverlayFS:
+    """Layers seen as one tree (overlayfs, Documentation/filesystems/overlayfs.rst).
+
+    ``lower`` are directories or :class:`MountTree` handles, the topmost first; they are never written. Changes go to
+    ``upper``, a directory of the caller's on a file system that supports xattrs, with ``work`` an empty directory on the
+    same one; or, by default, to an ephemeral upper that ends with the sandbox: on ``"tmpfs"``, bounded by ``size`` bytes
+    and ``inodes`` and charged to the sandbox's memory, or on ``"disk"`` in a temporary directory. ``read_only`` makes the
+    result read-only once the mount points in it are made. ``volatile`` never syncs: quick, and lost with the machine; it
+    is always so for an ephemeral upper (Linux 5.10).
+
+    As a root (``run(rootfs=...)``, ``Process(root=...)``) it is mounted inside the sandbox, also for an ordinary user.
+    :meth:`mount` mounts it for the caller itself, which needs root.
+    """
+
+    lower: tuple[StrPath | MountTree, ...] = attrs.field(converter=_layers)
+    upper: StrPath | None = None
+    work: StrPath | None = attrs.field(default=None)
+    ephemeral: Literal["tmpfs", "disk"] = attrs.field(default="tmpfs", kw_only=True)
+    size: int = attrs.field(default="64M", converter=parse_size, kw_only=True)
+    inodes: int = attrs.field(default=65536, kw_only=True)
+    read_only: bool = attrs.field(default=False, kw_only=True)
+    volatile: bool = attrs.field(default=False, kw_only=True)
+
+    @work.validator
+    def _check(self, attribute: object, value: object) -> None:
+        if (self.upper is None) != (value is None):
+            raise InvalidValue("upper and work belong together: give both directories, or neither")
+
+    @ephemeral.validator
+    def _check_ephemeral(self, attribute: object, value: object) -> None:
+        if value not in ("tmpfs", "disk"):
+            raise InvalidValue(f"ephemeral={value!r} must be 'tmpfs' or 'disk'")
+
+    def compile_root(self, build: Build, *, userxattr: bool) -> None:
+        """Add the operations that make it, on the workbench, as the root. Ephemeral disk directories are given by path."""
+        names = _lower_names(self, build)
+        if self.upper is None:
+            build.plan.add(*_EPHEMERAL_DIRS)
+            upper, work = b"u", b"w"
+        else:
+            assert self.work is not None
+            upper, work = self._attach_upper(build)
+        volatile = self.volatile or self.upper is None
+        build.plan.add(*_overlay_ops(tuple(names), upper, work, volatile, userxattr))
+
+    def _attach_upper(self, build: Build) -> tuple[bytes, bytes]:
+        """Upper and work must be in one mount (fs/overlayfs/super.c), so their common parent is taken."""
+        upper, work = (os.path.abspath(calls.encode(path)) for path in (self.upper, self.work))  # type: ignore[arg-type]
+        parent = os.path.commonpath([upper, work])
+        if parent in (upper, work):
+            raise InvalidValue(f"upper {self.upper!r} and work {self.work!r} must not contain each other")
+        slot = build.plan.slot()
+        build.tree(parent, slot, f"take {os.fsdecode(parent)} for the upper layer", attr=NOSUID | NODEV, flags=p.IDMAP)
+        build.plan.add(*_place("x", slot))
+        return b"x" + upper[len(parent.rstrip(b"/")) :], b"x" + work[len(parent.rstrip(b"/")) :]
+
+    def mount(self) -> MountTree:
+        """Mount it for the caller: a detached mount to attach, or to pass on. Needs CAP_SYS_ADMIN (root).
+
+        Raises Unsupported for an ephemeral tmpfs upper before Linux 6.15, which cannot use layers that are attached
+        nowhere; SyscallError with the file system's own words when it refuses the layers.
+        """
+        options: list[tuple[str, bytes | int]] = []
+        with _Scratch(self) as scratch:
+            for layer in self.lower:
+                options.append(("lowerdir+", layer.fileno() if isinstance(layer, MountTree) else calls.encode(os.path.abspath(layer))))
+            upper, work = scratch.upper, scratch.work
+            if not (self.read_only and self.upper is None):
+                options += [("upperdir", upper), ("workdir", work)]
+            return MountTree(_mount(options, volatile=self.volatile or self.upper is None, attrs=RDONLY if self.read_only else 0))
+
+
+class _Scratch:
+    """The upper and work directories of a mount for the caller: the given ones, or two in a tmpfs that lives with it."""
+
+    def __init__(self, overlay: OverlayFS) -> None:
+        self._fds: list[int] = []
+        self.upper: bytes | int
+        self.work: bytes | int
+        if overlay.upper is not None and overlay.work is not None:
+            self.upper, self.work = (calls.encode(os.path.abspath(path)) for path in (overlay.upper, overlay.work))
+            return
+        if overlay.ephemeral == "disk":
+            raise InvalidValue("mount() keeps no temporary directory: give upper= and work=, or ephemeral='tmpfs'")
+        options = {"size": b"%d" % overlay.size, "nr_inodes": b"%d" % overlay.inodes, "mode": b"755"}
+        tmpfs = make_fs("tmpfs", {**options})
+        self._fds.append(tmpfs)
+        directories = []
+        for name in ("u", "w"):
+            os.mkdir(name, 0o755, dir_fd=tmpfs)
+            directories.append(os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=tmpfs))
+        self._fds += directories
+        self.upper, self.work = directories
+
+    def __enter__(self) -> _Scratch:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for fd in self._fds:
+            os.close(fd)
+
+
+def _mount(options: list[tuple[str, bytes | int]], *, volatile: bool, attrs: int) -> int:
+    fs = calls.fsopen("overlay")
+    try:
+        for key, value in options:
+            if isinstance(value, int):
+                calls.fsconfig_fd(fs, key, value)
+            else:
+                calls.fsconfig_string(fs, key, value)
+        if volatile and any(key == "upperdir" for key, _ in options):
+            calls.fsconfig_flag(fs, "volatile")
+        calls.fsconfig_create(fs, "overlay")
+        return calls.fsmount(fs, attrs)
+    finally:
+        os.close(fs)
+
+
+_EPHEMERAL_DIRS = (
+    Op(Code.MKDIR, Stage.INSIDE, "make the ephemeral upper layer", b"u", base=p.SLOT_SCRATCH, a=0o755),
+    Op(Code.MKDIR, Stage.INSIDE, "make its work directory", b"w", base=p.SLOT_SCRATCH, a=0o755),
+)
+
+
+@cache
+def _place(name: str, slot: int) -> tuple[Op, Op]:
+    """Attach a tree on the workbench: overlayfs takes layers of its own mount namespace on every kernel."""
+    return (
+        Op(Code.MKDIR, Stage.INSIDE, f"make a place for layer {name}", name.encode(), base=p.SLOT_SCRATCH, a=0o755),
+        Op(Code.ATTACH, Stage.INSIDE, f"put layer {name} on the workbench", name.encode(), base=p.SLOT_SCRATCH, slot=slot),
+    )
+
+
+def _lower_names(overlay: OverlayFS, build: Build) -> list[bytes]:
+    """Bring the lower layers to the workbench; their names there.
+
+    Many layers in one directory come by one clone of it: an idmapped mount for each layer is what makes starts of deep
+    images slow.
+    """
+    layers = overlay.lower
+    parent = _common_parent(layers) if len(layers) > 8 else None
+    if parent is not None:
+        slot = build.plan.slot()
+        build.tree(parent, slot, f"take {os.fsdecode(parent)} for {len(layers)} lower layers", attr=RDONLY | NOSUID | NODEV, flags=p.IDMAP)
+        build.plan.add(*_place("l", slot))
+        cut = len(parent.rstrip(b"/"))
+        return [b"l" + os.path.abspath(calls.encode(layer))[cut:] for layer in layers]  # type: ignore[arg-type]
+    names = []
+    for index, layer in enumerate(layers):
+        slot = build.plan.slot()
+        what = repr(layer) if isinstance(layer, MountTree) else os.fsdecode(layer)
+        build.tree(layer, slot, f"take lower layer {what}", attr=RDONLY | NOSUID | NODEV, flags=p.RECURSIVE | p.IDMAP)
+        build.plan.add(*_place(f"l{index}", slot))
+        names.append(b"l%d" % index)
+    return names
+
+
+def _common_parent(layers: tuple[StrPath | MountTree, ...]) -> bytes | None:
+    """A directory that holds all layers in one mount, with paths short enough for the kernel; else None."""
+    if any(isinstance(layer, MountTree) for layer in layers):
+        return None
+    paths = [os.path.abspath(calls.encode(layer)) for layer in layers]  # type: ignore[arg-type]
+    parent = os.path.commonpath(paths)
+    if parent in paths or max(map(len, paths)) - len(parent) + 1 > _VALUE_MAX:
+        return None
+    mounts = {calls.statx(calls.AT_FDCWD, path).mount_id for path in (parent, *paths)}
+    return parent if len(mounts) == 1 else None
+
+
+@cache
+def _overlay_ops(names: tuple[bytes, ...], upper: bytes, work: bytes, volatile: bool, userxattr: bool) -> tuple[Op, ...]:
+    options: list[bytes] = []
+    if appends_layers():
+        for name in names:
+            options += (b"lowerdir+", name)
+    else:
+        joined = b":".join(name.replace(b"\\", b"\\\\").replace(b":", b"\\:") for name in names)
+        if len(joined) > _VALUE_MAX:
+            raise Unsupported(
+                f"{len(names)} lower layers: before Linux 6.8 (this is {os.uname().release}) their names must fit in "
+                f"{_VALUE_MAX} bytes; merge some layers, or put them in a directory with short names"
+            )
+        options += (b"lowerdir", joined)
+    options += (b"upperdir", upper, b"workdir", work)
+    if volatile:
+        options += (b"volatile", b"")
+    if userxattr:
+        options += (b"userxattr", b"")
+    return (
+        Op(Code.FS, Stage.INSIDE, f"make an overlay of {len(names)} layers and an upper one", b"overlay", *options, slot=p.SLOT_ROOT, a=NODEV),
+        Op(Code.MKDIR, Stage.INSIDE, "make a place for the root", b"root", base=p.SLOT_SCRATCH, a=0o755),
+        Op(Code.ATTACH, Stage.INSIDE, "put the root on the workbench", b"root", base=p.SLOT_SCRATCH, slot=p.SLOT_ROOT),
+    )  # fmt: skip
+
+
+@cache
+def appends_layers() -> bool:
+    """Whether overlayfs takes ``lowerdir+``, one layer at a time (Linux 6.8); asked, not read from a version."""
+    try:
+        fs = calls.fsopen("overlay")
+    except OSError:  # an ordinary user may not ask here: then the version must do
+        release = os.uname().release.split(".")
+        return (int(release[0]), int("".join(c for c in release[1] if c.isdigit()))) >= (6, 8)
+    try:
+        calls.fsconfig_string(fs, "lowerdir+", b"/")
+    except OSError:
+        return False
+    finally:
+        os.close(fs)
+    return True

@@ -1,0 +1,409 @@
+"""A process, like subprocess.Popen, over a pidfd and with everything that can be isolated about it as an argument."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from _thread import allocate_lock
+from collections.abc import Sequence
+from typing import IO, Any
+
+from typing_extensions import Self
+
+from . import spawn
+from .errors import InvalidValue
+from .idmap import IdRange
+from .launch import Arg, HasFileno, Launch, check_stream, compile_launch, has_dev
+from .timeline import Timeline
+
+__all__ = ["DEVNULL", "PIPE", "STDOUT", "Process"]
+
+# The values of subprocess's names, so that either may be used.
+PIPE, STDOUT, DEVNULL = -1, -2, -3
+
+Stream = int | IO[Any] | None
+
+_SIGKILL, _SIGTERM = 9, 15
+
+
+class Process:
+    """A program started in namespaces, with a root, mounts, ids, privileges and limits of its own.
+
+    It reads like :class:`subprocess.Popen`: ``stdin``, ``stdout`` and ``stderr`` take None (inherit), :data:`PIPE`,
+    :data:`DEVNULL`, a descriptor or a file; ``poll``, ``wait``, ``communicate``, ``send_signal``, ``terminate``, ``kill``
+    do what they do there. What differs:
+
+    * With no isolation asked for there is none; ``run()`` and ``Sandbox`` are the safe defaults, this is the primitive.
+    * The environment is PATH, HOME, LANG and what ``env`` adds; nothing is inherited. Descriptors neither, but the
+      standard streams and ``pass_fds`` (a sequence of numbers to keep, or {number in the program: ours}).
+    * The program is looked up in its own PATH inside its own root.
+    * ``user`` is an id, a name or "user:group"; names are looked up in the root's own /etc/passwd, without running any
+      code of the root.
+    * In a new pid namespace (``init=True``, the default there) ck-init stays as PID 1: it reaps orphans, forwards
+      signals, and ends everything when the program ends, when this process ends however it ends, or when the handle is
+      closed. :meth:`kill` then kills the whole tree, by the kernel. With ``init=False`` the program itself is the first
+      process, and nothing ties its life to ours.
+    * The exit status is exact also when the host program ignores SIGCHLD or reaps unknown children (``init=False``:
+      Linux 6.15).
+    * The context manager, and closing, kill what still runs.
+
+    Every start returns a :attr:`timeline`; a start that fails raises :class:`SpawnError` naming the step, and leaves
+    nothing. ``Process.explain(args, ...)`` tells the steps without taking them.
+
+    Args:
+        args: the program and its arguments, a sequence of str, bytes or paths.
+        root: its root directory: a directory, an OverlayFS, a MountTree, HOST; None keeps the caller's.
+        namespaces: a Namespaces value; none by default.
+        idmap: an IdMap or IdRange for a new user namespace; by default a range of its own for root, and the caller's id
+            alone otherwise.
+        cgroup: a handle (``fileno()``) of a cgroup directory to start in, or one for each v1 hierarchy.
+        mounts: Bind, Tmpfs, Proc, Sysfs, Dev and File values, mounted in this order.
+        security: a Security value; the caller's privileges by default.
+        cwd: an absolute path inside the root; "/" by default, or the caller's directory when the root is the caller's.
+        groups: supplementary group ids.
+        tty: a terminal for the three standard streams: True, or (rows, columns). Its other end is :attr:`terminal`.
+        rlimits: {name: limit or (soft, hard)} as in getrlimit(2): "nofile", "core", ...; -1 is no limit.
+        session: start a session of its own (setsid(2)).
+        affinity: processors that it may run on. nice, oom_score_adj, umask: as in their manual pages.
+        cpu_seconds: processor time that the whole tree may use; PID 1 then kills it.
+        start_timeout: seconds until a start that hangs is given up.
+
+    Raises:
+        SpawnError: the kernel refused a step. InvalidValue: an argument cannot work. Unsupported: not on this machine.
+    """
+
+    def __init__(
+        self,
+        args: Sequence[Arg],
+        *,
+        stdin: Stream = None,
+        stdout: Stream = None,
+        stderr: Stream = None,
+        text: bool = False,
+        encoding: str | None = None,
+        errors: str | None = None,
+        start_timeout: float = 30.0,
+        **options: Any,
+    ) -> None:
+        self._begin(Launch(args, **options), stdin, stdout, stderr, start_timeout)
+        self._wrap_streams(text or encoding is not None or errors is not None, encoding, errors)
+
+    @classmethod
+    def _from_launch(
+        cls, launch: Launch, *, stdin: Stream, stdout: Stream, stderr: Stream, start_timeout: float = 30.0
+    ) -> Self:
+        """For run, Sandbox and aio: pipes stay plain descriptors in ``_pipes``."""
+        self = cls.__new__(cls)
+        self._begin(launch, stdin, stdout, stderr, start_timeout)
+        return self
+
+    stdin: IO[Any] | None
+    stdout: IO[Any] | None
+    stderr: IO[Any] | None
+
+    def _begin(self, launch: Launch, stdin: Stream, stdout: Stream, stderr: Stream, start_timeout: float) -> None:
+        self._maker = os.getpid()
+        self._launch = launch
+        self.args = launch.args
+        self._lock = allocate_lock()
+        self._exit: spawn.Exit | None = None
+        self._ids: IdRange | None = None
+        self._started: spawn.Started | None = None
+        self._pid = 0
+        self.stdin = self.stdout = self.stderr = None
+        self._streams = streams = _Streams()
+        self._pipes = streams.ours
+        begin = time.monotonic_ns()
+        try:
+            self._ids = launch.allocate_ids()
+            streams.open(stdin, stdout, stderr, host_tty=bool(launch.tty) and not has_dev(launch))
+            plan = compile_launch(launch, self._ids)
+            try:
+                self._ops = plan.ops
+                compiled = time.monotonic_ns()
+                self._started = started = spawn.start(plan, streams.theirs, start_timeout)
+            finally:
+                plan.close()
+            streams.close_theirs()
+            if streams.terminal >= 0:
+                started.pty, streams.terminal = streams.terminal, -1
+        except BaseException:
+            streams.close_theirs()
+            streams.close_ours()
+            if self._ids is not None:
+                self._ids.close()
+            raise
+        self._marks = [("called", begin), ("compiled", compiled), *started.marks]
+        self._watched = started.program if started.program >= 0 else started.first
+
+    def _wrap_streams(self, text: bool, encoding: str | None, errors: str | None) -> None:
+        for name, fd, mode in zip(("stdin", "stdout", "stderr"), self._pipes, ("wb", "rb", "rb"), strict=True):
+            if fd < 0:
+                continue
+            stream: IO[Any] = io.open(fd, mode, -1 if mode == "rb" else 0 if not text else -1)  # noqa: SIM115, UP020
+            if text:
+                stream = io.TextIOWrapper(stream, encoding or "utf-8", errors, write_through=True)  # type: ignore[arg-type]
+            setattr(self, name, stream)
+        self._pipes = [-1, -1, -1]
+
+    # ---- facts -----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def explain(cls, args: Sequence[Arg], **options: Any) -> str:
+        """The plan of this start in words, one line for each operation. Nothing is started.
+
+        Sources of mounts are opened and closed again; an id range is shown as one that would be free.
+        """
+        launch = Launch(args, **options)
+        return explain_launch(launch)
+
+    @property
+    def pid(self) -> int:
+        """The program's process id as this process sees it."""
+        if not self._pid:
+            self._pid = _pid_of(self._watched) if self._started is not None else 0
+        return self._pid
+
+    def fileno(self) -> int:
+        """The pidfd of the first process (readable when everything has ended): for poll(2), or to join its namespaces."""
+        return self._handle().first
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs (as far as poll() or wait() have seen); the exit code; or minus the number of a signal."""
+        return None if self._exit is None else returncode(self._exit.status)
+
+    @property
+    def timeline(self) -> Timeline:
+        """When each step of the start was done, in nanoseconds."""
+        started = self._started
+        assert started is not None
+        end = [("exited", self._exit.time_ns)] if self._exit is not None else []
+        return Timeline(self._ops, started.times, started.t0, [*self._marks, *end])
+
+    @property
+    def terminal(self) -> int:
+        """The descriptor of the terminal's other end (``tty=True``): read and write it; it is closed with the process."""
+        return self._handle().pty
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Set the terminal's size; the program gets SIGWINCH."""
+        import fcntl
+        import struct
+        import termios
+
+        fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def _handle(self) -> spawn.Started:
+        if self._started is None or self._started.first < 0:
+            raise InvalidValue(f"{self!r} is closed")
+        return self._started
+
+    # ---- end -------------------------------------------------------------------------------------------------------
+
+    def poll(self) -> int | None:
+        """The return code if it has ended, else None."""
+        self._try_wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end, and for the end of everything that it started in its pid namespace. The return code.
+
+        Raises TimeoutExpired after ``timeout`` seconds; the process then still runs.
+        """
+        if not self._try_wait(timeout):
+            from .errors import TimeoutExpired
+
+            assert timeout is not None
+            raise TimeoutExpired(list(self.args), timeout)
+        code = self.returncode
+        assert code is not None
+        return code
+
+    def _try_wait(self, timeout: float | None) -> bool:
+        if self._exit is not None:
+            return True
+        started = self._handle()
+        has_init = started.program >= 0 or self._launch.hold
+        waited = [started.status, started.first] if has_init else [started.first]
+        if not spawn.poll(waited, timeout):
+            return False
+        with self._lock:
+            if self._exit is None:
+                self._exit = self._collect(started, has_init)
+                if self._ids is not None:
+                    self._ids.close()
+        return True
+
+    def _collect(self, started: spawn.Started, has_init: bool) -> spawn.Exit:
+        """PID 1's message has the program's own status; without one (it was killed) its own status is the answer."""
+        told = spawn.read_exit(started.status) if has_init else None
+        ended = spawn.wait_status(started.first, None)
+        assert ended is not None
+        return told or ended
+
+    def send_signal(self, sig: int) -> None:
+        """Send a signal to the program (pidfd_send_signal(2)); nothing happens when it has ended."""
+        if self._exit is None:
+            spawn.kill(self._watched, sig)
+
+    def terminate(self) -> None:
+        """SIGTERM to the program."""
+        self.send_signal(_SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL: in a pid namespace of its own to the whole tree, else to the program."""
+        if self._exit is None:
+            spawn.kill(self._handle().first, _SIGKILL)
+
+    def communicate(self, input: bytes | str | None = None, timeout: float | None = None) -> tuple[Any, Any]:
+        """Send ``input``, read what it writes to its pipes until they end, wait. ``(stdout, stderr)``, None if not a pipe.
+
+        Raises TimeoutExpired after ``timeout`` seconds; call again to go on.
+        """
+        from .capture import communicate
+
+        return communicate(self, input, timeout)
+
+    def close(self) -> None:
+        """Kill what still runs, reap it, and close every descriptor. Idempotent."""
+        started = self._started
+        if started is None:
+            return
+        for stream in (self.stdin, self.stdout, self.stderr):
+            if stream is not None:
+                try:
+                    stream.close()
+                except OSError:  # the buffered rest of stdin has nowhere to go
+                    pass
+        self._streams.close_ours()
+        if self._maker == os.getpid() and started.first >= 0 and self._exit is None:
+            self.kill()
+            self._try_wait(None)
+        if self._ids is not None:
+            self._ids.close()
+        started.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        started = getattr(self, "_started", None)
+        if started is None or started.first < 0:
+            return
+        # A forked copy of this object owns nothing: the process belongs to the one that started it.
+        if self._exit is None and self._maker == os.getpid():
+            import warnings
+
+            warnings.warn(f"{self!r} was never waited for or closed; it is killed", ResourceWarning, source=self, stacklevel=2)
+        self.close()
+
+    def __repr__(self) -> str:
+        name = os.fsdecode(self.args[0]) if self.args else "ck-init"
+        if self._exit is not None:
+            return f"<Process {name!r} returncode={self.returncode}>"
+        state = "running" if self._started is not None and self._started.first >= 0 else "closed"
+        return f"<Process {name!r} {state}>"
+
+
+def explain_launch(launch: Launch) -> str:
+    ids = launch.allocate_ids()
+    try:
+        plan = compile_launch(launch, ids)
+        try:
+            return plan.explain()
+        finally:
+            plan.close()
+    finally:
+        if ids is not None:
+            ids.close()
+
+
+def returncode(status: int) -> int:
+    """From a wait(2) status, as subprocess gives it."""
+    return -(status & 0x7F) if status & 0x7F else status >> 8 & 0xFF
+
+
+def _pid_of(pidfd: int) -> int:
+    from ._native._ck import lib
+
+    pid = int(lib.ck_pidfd_pid(pidfd))
+    if pid > 0:
+        return pid
+    with open(f"/proc/self/fdinfo/{pidfd}") as file:  # before Linux 6.13
+        for line in file:
+            if line.startswith("Pid:"):
+                return max(int(line.split()[1]), 0)
+    return 0
+
+
+class _Streams:
+    """The standard streams of one start: the program's three descriptors, and our ends of its pipes."""
+
+    __slots__ = ("_close", "ours", "terminal", "theirs")
+
+    def __init__(self) -> None:
+        self.ours = [-1, -1, -1]
+        self.theirs: tuple[int, int, int] = (-1, -1, -1)
+        self.terminal = -1
+        self._close: list[int] = []
+
+    def open(self, stdin: Stream, stdout: Stream, stderr: Stream, *, host_tty: bool) -> None:
+        if host_tty:
+            # No devpts of its own: the caller's serves.
+            self.terminal, slave = os.openpty()
+            os.set_inheritable(self.terminal, False)
+            self._close.append(slave)
+            self.theirs = (slave, slave, slave)
+            return
+        first, second = self._one(0, stdin), self._one(1, stdout)
+        self.theirs = (first, second, second if stderr == STDOUT else self._one(2, stderr))
+
+    def _one(self, index: int, stream: Stream) -> int:
+        if stream is None:
+            return index if _is_open(index) else self._null()
+        if stream == DEVNULL:
+            return self._null()
+        if stream == PIPE:
+            read, write = os.pipe2(os.O_CLOEXEC)
+            theirs, self.ours[index] = (read, write) if index == 0 else (write, read)
+            self._close.append(theirs)
+            return theirs
+        if stream == STDOUT:
+            raise InvalidValue("STDOUT is only for stderr: it means 'where stdout goes'")
+        fd = stream if isinstance(stream, int) else stream.fileno()
+        check_stream(fd, f"{('stdin', 'stdout', 'stderr')[index]}={stream!r}")
+        return fd
+
+    def _null(self) -> int:
+        fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        self._close.append(fd)
+        return fd
+
+    def close_theirs(self) -> None:
+        while self._close:
+            os.close(self._close.pop())
+
+    def close_ours(self) -> None:
+        for index, fd in enumerate(self.ours):
+            if fd >= 0:
+                self.ours[index] = -1
+                os.close(fd)
+        if self.terminal >= 0:
+            os.close(self.terminal)
+            self.terminal = -1
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+__all__ += ["HasFileno"]

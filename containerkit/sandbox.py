@@ -1,0 +1,464 @@
+"""One call: compose the primitives safely, run a program, clean up."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from . import spawn
+from .capture import Tail, write_some
+from .completed import Completed, Outcome, Usage
+from .errors import InvalidValue
+from .launch import Arg, Launch, home
+from .limits import Limits
+from .mounts import Dev, Mount, Proc, Sysfs, Tmpfs
+from .namespaces import Namespaces
+from .overlayfs import OverlayFS
+from .process import DEVNULL, PIPE, Process, Stream, explain_launch, returncode
+from .rootfs import HOST, HostDirectories
+from .security import Security
+
+if TYPE_CHECKING:
+    from .idmap import IdMap, IdRange
+    from .kernel.calls import StrPath
+    from .mounts import MountTree
+    from .namespace import Namespace
+
+__all__ = ["Sandbox", "explain", "run"]
+
+Rootfs = "StrPath | OverlayFS | MountTree | HostDirectories | None"
+Network = Literal["none", "host"]
+
+GRACE = 1.0
+"""Seconds between SIGTERM and SIGKILL when a timeout ends a program."""
+
+_STRICT = Security.strict()
+_LIMITS = Limits()
+_STANDARD = (Proc(), Sysfs(), Dev(), Tmpfs("/tmp"))  # noqa: S108  the sandbox's own
+_SIGTERM, _SIGKILL = 15, 9
+_CHUNK = 1 << 16
+# A program that goes on writing long after what is kept is full is stopped.
+_FLOOD = 8
+
+
+@overload
+def run(args: Sequence[Arg], *, text: Literal[True] = True, **options: Any) -> Completed[str]: ...
+@overload
+def run(args: Sequence[Arg], *, text: Literal[False], **options: Any) -> Completed[bytes]: ...
+def run(
+    args: Sequence[Arg],
+    *,
+    rootfs: StrPath | OverlayFS | MountTree | HostDirectories | None = None,
+    mounts: Iterable[Mount] = (),
+    env: Mapping[str, str | None] | None = None,
+    cwd: StrPath | None = None,
+    user: int | str | None = None,
+    hostname: str | None = "sandbox",
+    network: Literal["none", "host"] | Namespace = "none",
+    limits: Limits = _LIMITS,
+    security: Security = _STRICT,
+    idmap: IdMap | IdRange | None = None,
+    timeout: float | None = None,
+    grace: float = GRACE,
+    input: str | bytes | None = None,
+    stdin: Stream = DEVNULL,
+    text: bool = True,
+    capture_output: bool = True,
+    check: bool = False,
+    start_timeout: float = 30.0,
+) -> Completed[Any]:
+    """Run a program in a fresh sandbox and return how it ended, like :func:`subprocess.run`.
+
+    The program gets new namespaces of all eight kinds, ids of its own, no capabilities, no_new_privs, bounded processes,
+    descriptors and output, new /proc, /dev, /sys and /tmp, and nothing of the host but what is asked for. It works as
+    root and as an ordinary user. Nothing of it is left when this returns or raises.
+
+    Args:
+        args: the program and its arguments; looked up in the PATH of ``env`` inside the root.
+        rootfs: a directory (never written: changes go to an ephemeral overlay in memory), an OverlayFS, or a MountTree.
+            None is the host's own programs and libraries, read-only, with a private home.
+        mounts: more mounts, over the standard ones.
+        env: what to add to PATH, HOME and LANG; None values take away. Nothing is inherited.
+        cwd: where it starts; "/" or, with the host's programs, the private home.
+        user: an id, a name in the root, or "user:group"; id 0, which has no rights outside, by default.
+        network: "none" (loopback only), "host", or a network Namespace to join.
+        timeout: wall-clock seconds; then SIGTERM, ``grace`` seconds, SIGKILL for everything. It does not raise: the
+            outcome is ``timeout``.
+        input: what to write to its standard input; otherwise ``stdin``, which is empty by default.
+        text: decode output as UTF-8 (what is not becomes U+FFFD).
+        capture_output: False lets it write to the caller's own stdout and stderr.
+        check: raise ProcessFailed unless it exited with status 0.
+
+    Raises:
+        SpawnError: it could not be started; the message names the step and what to do.
+    """
+    launch = _launch(args, rootfs, mounts, env, cwd, user, hostname, network, limits, security, idmap)
+    return _run(launch, limits, timeout, grace, input, stdin, text, capture_output, check, start_timeout)
+
+
+def explain(args: Sequence[Arg], **options: Any) -> str:
+    """What ``run(args, **options)`` would do, step by step, in words. Nothing is started."""
+    run_only = ("timeout", "grace", "input", "stdin", "text", "capture_output", "check", "start_timeout")
+    values = {**_DEFAULTS, **{key: value for key, value in options.items() if key not in run_only}}
+    return explain_launch(_launch(args, **values))
+
+
+_DEFAULTS: dict[str, Any] = {
+    "rootfs": None, "mounts": (), "env": None, "cwd": None, "user": None, "hostname": "sandbox", "network": "none",
+    "limits": _LIMITS, "security": _STRICT, "idmap": None,
+}  # fmt: skip
+
+
+def _launch(
+    args: Sequence[Arg],
+    rootfs: Any,
+    mounts: Iterable[Mount],
+    env: Mapping[str, str | None] | None,
+    cwd: StrPath | None,
+    user: int | str | None,
+    hostname: str | None,
+    network: Any,
+    limits: Limits,
+    security: Security,
+    idmap: IdMap | IdRange | None,
+    **more: Any,
+) -> Launch:
+    if isinstance(network, str) and network not in ("none", "host"):
+        raise InvalidValue(f"network={network!r} must be 'none', 'host', or a network Namespace")
+    root, standard = _root(rootfs, user)
+    if cwd is None and root is HOST:
+        cwd = home(user)
+    return Launch(
+        args,
+        root=root,
+        namespaces=_namespaces(network),
+        idmap=idmap,
+        mounts=(*standard, *mounts),
+        security=security,
+        env=env,
+        cwd=cwd,
+        user=user,
+        hostname=hostname,
+        rlimits=limits.rlimits(),
+        cpu_seconds=limits.cpu_seconds,
+        **more,
+    )
+
+
+_ISOLATED = Namespaces.all()
+_HOST_NETWORK = Namespaces.all(net="host")
+
+
+def _namespaces(network: Any) -> Namespaces:
+    if network == "none":
+        return _ISOLATED
+    return _HOST_NETWORK if network == "host" else Namespaces.all(net=network)
+
+
+def _root(rootfs: Any, user: int | str | None) -> tuple[Any, tuple[Mount, ...]]:
+    if rootfs is None or rootfs is HOST:
+        return HOST, (*_STANDARD, Tmpfs(home(user), mode=0o777))
+    if isinstance(rootfs, (str, bytes, os.PathLike)):
+        rootfs = OverlayFS(rootfs)
+    return rootfs, _STANDARD
+
+
+# ---- running ----------------------------------------------------------------------------------------------------------
+
+
+def _run(
+    launch: Launch,
+    limits: Limits,
+    timeout: float | None,
+    grace: float,
+    input: str | bytes | None,
+    stdin: Stream,
+    text: bool,
+    capture_output: bool,
+    check: bool,
+    start_timeout: float,
+) -> Completed[Any]:
+    begin = time.monotonic()
+    out = PIPE if capture_output else None
+    process = Process._from_launch(
+        launch, stdin=stdin if input is None else PIPE, stdout=out, stderr=out, start_timeout=start_timeout
+    )
+    try:
+        conversation = Conversation(process, limits, timeout, grace, input, begin)
+        conversation.finish()
+        completed = conversation.completed(text)
+    finally:
+        process.close()
+    if check:
+        completed.check_returncode()
+    return completed
+
+
+class Conversation:
+    """Feeding and reading a process until it has ended, within its limits. Without I/O of its own about waiting.
+
+    ``finish`` drives it with poll(2); the asyncio twin drives the same methods from its loop.
+    """
+
+    def __init__(
+        self, process: Process, limits: Limits, timeout: float | None, grace: float, input: str | bytes | None, begin: float
+    ) -> None:
+        self.process, self.limits, self.grace, self.begin = process, limits, grace, begin
+        self.deadline = None if timeout is None else begin + timeout
+        self.why: Outcome | None = None
+        self.stdin, stdout, stderr = process._pipes
+        self.tails = {fd: Tail(limits.output_max) for fd in (stdout, stderr) if fd >= 0}
+        self._order = (stdout, stderr)
+        self.open = list(self.tails)
+        self.left = memoryview(b"" if input is None else input.encode() if isinstance(input, str) else input)
+        if self.stdin >= 0:
+            os.set_blocking(self.stdin, False)
+            self.feed()
+
+    def feed(self) -> None:
+        """Write what the program's standard input takes now."""
+        if self.left:
+            self.left = write_some(self.stdin, self.left)
+        if not self.left:
+            os.close(self.stdin)
+            self.stdin = self.process._pipes[0] = -1
+
+    def read(self, fd: int) -> None:
+        """Take what a readable pipe has. At its end it is dropped from ``open``."""
+        chunk = os.read(fd, _CHUNK)
+        if not chunk:
+            self.open.remove(fd)
+            return
+        tail = self.tails[fd]
+        tail.add(chunk)
+        if self.limits.output_max is not None and tail.total > _FLOOD * self.limits.output_max and self.why is None:
+            self.why = Outcome.OUTPUT_LIMIT
+            self.process.kill()
+
+    def expire(self) -> None:
+        """The deadline has passed: ask once, then kill."""
+        if self.why is None:
+            self.why = Outcome.TIMEOUT
+            self.process.terminate()
+            self.deadline = time.monotonic() + self.grace
+        else:
+            self.process.kill()
+            self.deadline = None
+
+    def left_seconds(self) -> float | None:
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    def finish(self) -> None:
+        poller = select.poll()
+        for fd in self.open:
+            poller.register(fd, select.POLLIN)
+        if self.stdin >= 0:
+            poller.register(self.stdin, select.POLLOUT)
+        while self.open or self.stdin >= 0:
+            left = self.left_seconds()
+            events = poller.poll(None if left is None else left * 1000 + 1)
+            for fd, _ in events:
+                if fd == self.stdin:
+                    self.feed()
+                    if self.stdin < 0:
+                        poller.unregister(fd)
+                else:
+                    self.read(fd)
+                    if fd not in self.open:
+                        poller.unregister(fd)
+            if not events and left is not None:
+                self.expire()
+        while not self.process._try_wait(self.left_seconds()):
+            self.expire()
+
+    def completed(self, text: bool) -> Completed[Any]:
+        ended = self.process._exit
+        assert ended is not None
+        values: list[Any] = []
+        cut: list[int] = []
+        for fd in self._order:
+            tail = self.tails.get(fd)
+            value = None if tail is None else tail.value()
+            values.append(value.decode("utf-8", "replace") if text and value is not None else value)
+            cut.append(0 if tail is None else tail.cut)
+        return Completed(
+            self.process.args,
+            returncode(ended.status),
+            values[0],
+            values[1],
+            self._outcome(ended, any(cut)),
+            _usage(ended, time.monotonic() - self.begin),
+            self.process.timeline,
+            (cut[0], cut[1]),
+        )
+
+    def _outcome(self, ended: spawn.Exit, cut: bool) -> Outcome:
+        if self.why is not None:
+            return self.why
+        if ended.reason == spawn.REASON_CPU_LIMIT:
+            return Outcome.CPU_LIMIT
+        if cut:
+            return Outcome.OUTPUT_LIMIT
+        return Outcome.SIGNALED if ended.status & 0x7F else Outcome.EXITED
+
+
+def _usage(ended: spawn.Exit, wall: float) -> Usage:
+    user, system = ended.utime / 1e6, ended.stime / 1e6
+    return Usage(
+        wall, user + system, user, system, ended.maxrss * 1024, ended.minflt, ended.majflt, ended.inblock, ended.oublock,
+        ended.nvcsw, ended.nivcsw,
+    )  # fmt: skip
+
+
+# ---- one set-up, several runs -------------------------------------------------------------------------------------------
+
+
+class Sandbox:
+    """A sandbox that stays: one root, one network, one set of ids, and any number of programs in it.
+
+    ::
+
+        with Sandbox(rootfs="/srv/debian") as box:
+            box.run(["sh", "-c", "echo hello > /greeting"])
+            print(box.run(["cat", "/greeting"]).stdout)
+
+    The set-up is done once, by a PID 1 that waits. Each :meth:`run` and :meth:`process` joins its namespaces and sees what
+    earlier ones left in the files and on the network, but has a pid namespace and a /proc of its own below the sandbox's:
+    whatever it started ends with it, exactly, and one run cannot see or signal another. Closing the sandbox, or the end of
+    this process, ends everything in it.
+
+    The arguments are those of :func:`run`; ``env``, ``cwd``, ``user`` and ``limits`` are defaults that each run may change.
+    """
+
+    def __init__(
+        self,
+        *,
+        rootfs: StrPath | OverlayFS | MountTree | HostDirectories | None = None,
+        mounts: Iterable[Mount] = (),
+        env: Mapping[str, str | None] | None = None,
+        cwd: StrPath | None = None,
+        user: int | str | None = None,
+        hostname: str | None = "sandbox",
+        network: Literal["none", "host"] | Namespace = "none",
+        limits: Limits = _LIMITS,
+        security: Security = _STRICT,
+        idmap: IdMap | IdRange | None = None,
+        start_timeout: float = 30.0,
+    ) -> None:
+        self._limits, self._security, self._user, self._cwd = limits, security, user, cwd
+        self._env = dict(env or {})
+        launch = _launch((), rootfs, mounts, None, None, None, hostname, network, limits, security, idmap, hold=True)
+        self._root = launch.root
+        self._proc = next((mount for mount in launch.mounts if isinstance(mount, Proc)), None)
+        self._init = Process._from_launch(launch, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, start_timeout=start_timeout)
+
+    def run(
+        self,
+        args: Sequence[Arg],
+        *,
+        env: Mapping[str, str | None] | None = None,
+        cwd: StrPath | None = None,
+        user: int | str | None = None,
+        limits: Limits | None = None,
+        timeout: float | None = None,
+        grace: float = GRACE,
+        input: str | bytes | None = None,
+        stdin: Stream = DEVNULL,
+        text: bool = True,
+        capture_output: bool = True,
+        check: bool = False,
+        start_timeout: float = 30.0,
+    ) -> Completed[Any]:
+        """Run a program to its end in this sandbox; arguments and result as of :func:`run`."""
+        limits = self._limits if limits is None else limits
+        launch = self._join(args, env, cwd, user, limits)
+        return _run(launch, limits, timeout, grace, input, stdin, text, capture_output, check, start_timeout)
+
+    def process(
+        self,
+        args: Sequence[Arg],
+        *,
+        env: Mapping[str, str | None] | None = None,
+        cwd: StrPath | None = None,
+        user: int | str | None = None,
+        limits: Limits | None = None,
+        stdin: Stream = DEVNULL,
+        stdout: Stream = None,
+        stderr: Stream = None,
+        text: bool = False,
+        tty: bool | tuple[int, int] = False,
+        start_timeout: float = 30.0,
+    ) -> Process:
+        """Start a program in this sandbox and return while it runs: a server, a shell. The caller waits or closes it."""
+        launch = self._join(args, env, cwd, user, self._limits if limits is None else limits, tty=tty)
+        process = Process._from_launch(launch, stdin=stdin, stdout=stdout, stderr=stderr, start_timeout=start_timeout)
+        process._wrap_streams(text, None, None)
+        return process
+
+    def _join(
+        self,
+        args: Sequence[Arg],
+        env: Mapping[str, str | None] | None,
+        cwd: StrPath | None,
+        user: int | str | None,
+        limits: Limits,
+        **more: Any,
+    ) -> Launch:
+        user = self._user if user is None else user
+        if cwd is None:
+            cwd = self._cwd if self._cwd is not None else home(user) if self._root is HOST else "/"
+        merged = {**self._env, **(env or {})}
+        if self._root is HOST:
+            merged.setdefault("HOME", home(user))
+        return Launch(
+            args,
+            join=self._init,
+            proc=self._proc,
+            namespaces=_NESTED,
+            security=self._security,
+            env=merged,
+            cwd=cwd,
+            user=user,
+            rlimits=limits.rlimits(),
+            cpu_seconds=limits.cpu_seconds,
+            **more,
+        )
+
+    @property
+    def pid(self) -> int:
+        """PID 1 of the sandbox, as this process sees it."""
+        return self._init.pid
+
+    def fileno(self) -> int:
+        """The pidfd of its PID 1: for Namespace.of(), or to wait for the sandbox's end."""
+        return self._init.fileno()
+
+    @property
+    def timeline(self) -> Any:
+        """When each step of the set-up was done."""
+        return self._init.timeline
+
+    def enforced(self) -> dict[str, str]:
+        """The walls that this sandbox really has, read back from the kernel: {wall: what it is}."""
+        from .enforced import enforced
+
+        return enforced(self._init)
+
+    def close(self) -> None:
+        """End everything in it. Idempotent."""
+        self._init.close()
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Sandbox {'closed' if self._init._started is None or self._init._started.first < 0 else f'pid={self.pid}'}>"
+
+
+_NESTED = Namespaces(mnt="new", pid="new")

@@ -1,0 +1,64 @@
+"""The waterfall of a timeline as SVG. Apart, since few starts are drawn."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .timeline import Timeline
+
+_COLOURS = {"caller": "#8d99ae", "helper": "#e09f3e", "first process": "#335c67", "program": "#9e2a2b"}
+_ROW, _LABEL, _TOP = 18, 430, 56
+
+
+def waterfall(timeline: Timeline, width: int) -> str:
+    """One bar for each step, on a scale of microseconds."""
+    total = max(timeline.total_ns, 1)
+    plot = width - _LABEL - 90
+    rows = [_row(index, event, total, plot) for index, event in enumerate(timeline)]
+    height = _TOP + _ROW * len(rows) + 16
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
+            'font-family="system-ui, sans-serif" font-size="11">',
+            f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
+            f'<text x="12" y="20" font-size="14" font-weight="600">A start, step by step: program running after '
+            f"{timeline.start_ns / 1000:.0f} us, {timeline.total_ns / 1000:.0f} us in all</text>",
+            *_legend(),
+            *_grid(total, plot, height),
+            *rows,
+            "</svg>",
+        ]
+    )
+
+
+def _legend() -> list[str]:
+    parts, x = [], 12
+    for who, colour in _COLOURS.items():
+        parts.append(f'<rect x="{x}" y="30" width="10" height="10" fill="{colour}"/>')
+        parts.append(f'<text x="{x + 14}" y="39">{who}</text>')
+        x += 34 + 7 * len(who)
+    return parts
+
+
+def _grid(total: int, plot: int, height: int) -> list[str]:
+    step = next(s for s in (50, 100, 200, 500, 1000, 2000, 5000, 10**4, 10**5, 10**9) if total / 1000 / s <= 12)
+    lines = []
+    for us in range(0, total // 1000 + 1, step):
+        x = _LABEL + us * 1000 * plot / total
+        lines.append(f'<line x1="{x:.1f}" y1="{_TOP - 8}" x2="{x:.1f}" y2="{height - 10}" stroke="#e5e5e5"/>')
+        lines.append(f'<text x="{x:.1f}" y="{_TOP - 10}" fill="#777" text-anchor="middle">{us}</text>')
+    return lines
+
+
+def _row(index: int, event: object, total: int, plot: int) -> str:
+    who, what, start, end = event  # type: ignore[misc]
+    y = _TOP + _ROW * index
+    x, w = _LABEL + start * plot / total, max((end - start) * plot / total, 1.5)
+    label = what if len(what) <= 68 else what[:65] + "..."
+    return (
+        f'<text x="{_LABEL - 8}" y="{y + 12}" text-anchor="end">{escape(label)}</text>'
+        f'<rect x="{x:.1f}" y="{y + 2}" width="{w:.1f}" height="{_ROW - 5}" rx="2" fill="{_COLOURS[who]}"/>'
+        f'<text x="{x + w + 4:.1f}" y="{y + 12}" fill="#555">{(end - start) / 1000:.0f}</text>'
+    )
