@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import suppress
-
 from typing import Self
 
 from . import spawn
@@ -39,14 +38,18 @@ class Holder:
         """Its pidfd; -1 once it is closed."""
         return self._started.first
 
+    def take_namespace(self) -> int:
+        """The descriptor of the one namespace that the plan's NAMESPACES operation opened; the caller's to close."""
+        return self._started.namespaces.pop()
+
     def close(self) -> None:
         """Kill and reap it: a pid namespace that it made ends with everything in it. Idempotent."""
         started = self._started
         try:
             if started.first >= 0 and os.getpid() == self._maker:
                 spawn.kill(started.first, signal.SIGKILL)
-                with suppress(StatusLost):  # if the host program reaped it, it is gone, and that is what
-                counts spawn.wait_status(started.first, None)
+                with suppress(StatusLost):  # if the host program reaped it, it is gone, which is what counts
+                    spawn.wait_status(started.first, None)
         finally:
             started.close()
 

@@ -79,11 +79,11 @@ class Launch:
         init: bool | None = None,
         cpu_seconds: float | None = None,
         hold: bool = False,
-        join: HasFileno | None = None,
+        join: Sequence[tuple[str, int]] = (),
         proc: Proc | None = None,
     ) -> None:
-        """Beside the options of Process: ``hold`` waits instead of running a program; ``join`` is the pidfd of a sandbox's
-        PID 1, whose namespaces are entered first, and ``proc`` the /proc that the joiner gets for its own pid namespace.
+        """Beside the options of Process: ``hold`` waits instead of running a program; ``join`` are a
+        sandbox's namespaces, (kind, descriptor) with the user namespace first, and ``proc`` the /proc that the joiner gets for its own pid namespace.
         """
         self.args = () if hold else _args(args)
         self.root = root
@@ -138,9 +138,14 @@ def compile_launch(launch: Launch, ids: IdRange | None) -> Plan:
     build = Build(plan, outside=outside, idmap=idmap is not None)
     try:
         _before(plan, launch)
-        if launch.join is not None:
-            plan.add(Op(Code.JOIN, Stage.JOIN, "join the sandbox's namespaces", fd=plan.fd(launch.join.fileno()), a=_ALL_FLAGS))
         ns.compile(plan, root_caller=outside)
+        for kind, fd in launch.join:
+            plan.add(Op(Code.JOIN, Stage.JOIN, f"join the sandbox's {kind} namespace", fd=plan.fd(fd), a=p.CLONE_FLAGS[kind]))
+        plan.hop = bool(launch.join)
+        if launch.hold:
+            kinds = [kind for kind, which in ns.items() if which == "new"]
+            flags = sum(p.CLONE_FLAGS[kind] for kind in kinds)
+            plan.add(Op(Code.NAMESPACES, Stage.EARLY, f"open its {', '.join(kinds)} namespaces for those who will join", a=flags))
         _identity(plan, launch, idmap)
         if ns.new("mnt"):
             plan.add(_PRIVATE)
@@ -155,7 +160,6 @@ def compile_launch(launch: Launch, ids: IdRange | None) -> Plan:
     return plan
 
 
-_ALL_FLAGS = sum(p.CLONE_FLAGS.values())
 _PRIVATE = Op(Code.PRIVATE, Stage.EARLY, "cut this mount namespace off from every other")
 _BECOME = Op(Code.BECOME, Stage.INSIDE, "become id 0 of the user namespace, without groups")
 _BECOME_NO_GROUPS = Op(Code.BECOME, Stage.INSIDE, "become id 0 of the user namespace", flags=p.NO_GROUPS)
@@ -211,7 +215,7 @@ def _identity(plan: Plan, launch: Launch, idmap: IdMap | IdRange | None) -> None
 
 
 def joins_user(launch: Launch) -> bool:
-    return launch.join is not None or not isinstance(launch.namespaces.user, str)
+    return bool(launch.join) or not isinstance(launch.namespaces.user, str)
 
 
 def _compile_mounts(build: Build, launch: Launch) -> None:

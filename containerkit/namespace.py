@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from .holder import Holder
     from .idmap import IdMap, IdRange
+    from .launch import Arg
     from .plan import Plan
     from .process import Process
 
@@ -103,9 +104,7 @@ class Namespace(Fd):
         holder = None
         try:
             holder = Holder(plan)
-            # Nobody is in a new time namespace, not even the process that made it: only its children will be.
-            name = "time_for_children" if kind == "time" else kind
-            namespace = cls._own(nsfs.open_pidfd(holder.fileno(), name))
+            namespace = cls._own(holder.take_namespace())
         except BaseException:
             if holder is not None:
                 holder.close()
@@ -262,7 +261,7 @@ class Namespace(Fd):
 
     # ---- running in it -----------------------------------------------------------------------------------
 
-    def enter(self, args: Sequence[StrPath], **process: Any) -> Process:
+    def enter(self, args: Sequence[Arg], **process: Any) -> Process:
         """Start a program in it: ``Process(args, namespaces=Namespaces(net=self), ...)``.
 
         ``process`` are further arguments of :class:`Process`. A caller without the capabilities that entering
@@ -306,11 +305,11 @@ def _holder_plan(
 ) -> tuple[Plan, IdRange | None]:
     """A first process that makes the namespace and stays; and the id range that is allocated for it.
 
-    It keeps the caller's ids: nothing that it does needs others.
+    The process keeps the caller's ids: nothing that it does needs others.
     """
     from .kernel.probe import has_capability
     from .namespaces import Namespaces
-    from .plan import Code, Mode, Op, Plan, Stage
+    from .plan import CLONE_FLAGS, Code, Mode, Op, Plan, Stage
 
     plan = Plan(Mode.HOLD)
     nested = False
@@ -323,6 +322,8 @@ def _holder_plan(
     value = Namespaces(**made, clock_offsets=offsets if any(offsets) else None)
     plan.clone_flags = value.clone_flags()
     value.compile(plan, root_caller=False)
+    # Opened by the process itself: an ordinary user may not look at one that is not dumpable (ptrace(2)).
+    plan.add(Op(Code.NAMESPACES, Stage.EARLY, f"open its {kind} namespace", a=CLONE_FLAGS[kind]))
     if kind == "mnt":
         plan.add(Op(Code.PRIVATE, Stage.INSIDE, "make all mounts private"))
     ids = None

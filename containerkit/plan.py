@@ -78,6 +78,7 @@ class Code(IntEnum):
     FDS = 32
     CHDIR = 33
     EXEC = 34
+    NAMESPACES = 35
 
 
 RECURSIVE = 1 << 0
@@ -139,12 +140,13 @@ class Plan:
     Operations may be added in any order of stages; within a stage they run in the order in which they were added.
     """
 
-    __slots__ = ("_next_slot", "cgroup_fd", "clone_flags", "fds", "mode", "ops", "owned")
+    __slots__ = ("_next_slot", "cgroup_fd", "clone_flags", "fds", "hop", "mode", "ops", "owned")
 
     def __init__(self, mode: Mode, clone_flags: int = 0) -> None:
         self.mode = mode
         self.clone_flags = clone_flags
         self.cgroup_fd = -1
+        self.hop = False  # clone the helper again after JOIN: see plan.h
         self.ops: list[Op] = []
         self.fds: list[int] = []  # ours; number FD_FIRST + index in the helper
         self.owned: list[int] = []  # those of them that were opened for this plan alone
@@ -188,7 +190,7 @@ class Plan:
             FD_FIRST + len(self.fds),
             self.clone_flags,
             self.cgroup_fd,
-            0,
+            self.hop,
         )
         return header + body
 
@@ -202,6 +204,8 @@ class Plan:
         for stage, title in _TITLES:
             ops = [op for op in self.ops if op.stage is stage]
             if stage is Stage.EARLY:
+                if self.hop:
+                    lines.append("the helper goes on in a process of the joined pid namespace")
                 lines.append(f"the helper clones the first process{_namespaces(self.clone_flags)}")
             if ops:
                 lines.append(title)

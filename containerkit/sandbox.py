@@ -352,6 +352,9 @@ class Sandbox:
         self._env = dict(env or {})
         launch = _launch((), rootfs, mounts, None, None, None, hostname, network, limits, security, idmap, hold=True)
         self._root = launch.root
+        self._kinds = [kind for kind, which in launch.namespaces.items() if which == "new"]
+        # A network namespace that was given is given to each joiner again; it is not owned by the sandbox's user namespace.
+        self._nested = _NESTED if isinstance(network, str) else Namespaces(mnt="new", pid="new", net=network)
         self._proc = next((mount for mount in launch.mounts if isinstance(mount, Proc)), None)
         self._init = Process._from_launch(launch, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, start_timeout=start_timeout)
 
@@ -415,9 +418,9 @@ class Sandbox:
             merged.setdefault("HOME", home(user))
         return Launch(
             args,
-            join=self._init,
+            join=self._join_fds(),
             proc=self._proc,
-            namespaces=_NESTED,
+            namespaces=self._nested,
             security=self._security,
             env=merged,
             cwd=cwd,
@@ -426,6 +429,10 @@ class Sandbox:
             cpu_seconds=limits.cpu_seconds,
             **more,
         )
+
+    def _join_fds(self) -> list[tuple[str, int]]:
+        """Its namespaces, the user namespace first: being in it gives the right to enter the others."""
+        return list(zip(self._kinds, self._init._handle().namespaces, strict=True))
 
     @property
     def pid(self) -> int:

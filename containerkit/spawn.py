@@ -16,12 +16,12 @@ from . import diagnose
 from ._native._ck import ffi, lib
 from .errors import ContainerkitError, StatusLost, Unsupported, syscall_error
 from .kernel import helper
-from .plan import Mode, Plan
+from .plan import Code, Mode, Plan
 
 __all__ = ["Exit", "Started", "start"]
 
 _MESSAGE = struct.Struct("=IIiiiiiIIIQQQQQQQQQQQ")
-_CLONED, _FAILED, _STARTED, _EXITED = 1, 2, 3, 4
+_CLONED, _FAILED, _STARTED, _HOPPED, _EXITED = 1, 2, 3, 4, 5
 _BUFFER = _MESSAGE.size + 4096 * 8
 _NOT_AN_OPERATION = 0xFFFFFFFF
 _WNOHANG, _WEXITED = 1, 4
@@ -65,10 +65,11 @@ class Started:
     the socket on which PID 1 reports the end; closing it tells PID 1 to end everything.
     """
 
-    __slots__ = ("first", "first_pid", "marks", "program", "pty", "status", "t0", "times")
+    __slots__ = ("first", "first_pid", "hopped", "marks", "namespaces", "program", "pty", "status", "t0", "times")
 
     def __init__(self) -> None:
-        self.first = self.program = self.pty = self.status = -1
+        self.first = self.program = self.pty = self.status = self.hopped = -1
+        self.namespaces: list[int] = []  # what Code.NAMESPACES opened
         self.first_pid = 0
         self.t0 = 0
         self.times = b""
@@ -80,6 +81,8 @@ class Started:
             if fd >= 0:
                 setattr(self, name, -1)
                 os.close(fd)
+        while self.namespaces:
+            os.close(self.namespaces.pop())
 
 
 _owner: tuple[int, int] | None = None  # pid, pidfd
@@ -134,6 +137,9 @@ def start(plan: Plan, stdio: tuple[int, int, int], timeout: float = 30.0) -> Sta
         if pair[1] >= 0:
             os.close(pair[1])
     _reap(helper_pidfd[0])
+    if started.hopped >= 0:
+        _reap(started.hopped)
+        started.hopped = -1
     return started
 
 
@@ -141,11 +147,11 @@ def _receive(plan: Plan, started: Started, deadline: float) -> None:
     """Read messages until the program runs: STARTED, and for Mode.EXEC then the end of file that its exec makes."""
     buffer = bytearray(_BUFFER)
     view = ffi.from_buffer("char[]", buffer, require_writable=True)
-    fds = ffi.new("int[8]")
+    fds = ffi.new("int[16]")
     count = ffi.new("int *")
     running = False
     while True:
-        count[0] = 8
+        count[0] = 16
         left = int((deadline - time.monotonic()) * 1000)
         size = lib.ck_recv(started.status, view, _BUFFER, fds, count, max(left, 0))
         if size in (-_EINTR, -_EAGAIN):
@@ -162,13 +168,16 @@ def _receive(plan: Plan, started: Started, deadline: float) -> None:
         detail = bytes(memoryview(buffer)[_MESSAGE.size : _MESSAGE.size + detail_len])
         if kind == _CLONED:
             started.first, started.first_pid = fds[0], pid
+        elif kind == _HOPPED:
+            started.hopped = fds[0]
         elif kind == _STARTED:
             started.times, started.t0 = detail, t0
             received = [fds[i] for i in range(count[0])]
             if plan.mode is Mode.INIT:
                 started.program = received.pop(0)
-            if received:
-                started.pty = received.pop()
+            if any(op.code is Code.PTY for op in plan.ops):
+                started.pty = received.pop(0)
+            started.namespaces = received
             running = True
             if plan.mode is not Mode.EXEC:
                 return
@@ -178,13 +187,16 @@ def _receive(plan: Plan, started: Started, deadline: float) -> None:
 
 def _abandon(started: Started, helper_pidfd: Sequence[int]) -> None:
     """A start that failed or was interrupted: nothing of it may stay."""
-    for pidfd in (helper_pidfd[0], started.first):
+    for pidfd in (helper_pidfd[0], started.hopped, started.first):
         if pidfd >= 0:
             kill(pidfd, _SIGKILL)
     # The helper may have cloned the first process and died before it could tell: then PID 1 sees the end of its "go"
     # socket and exits by itself.
     if helper_pidfd[0] >= 0:
         _reap(helper_pidfd[0])
+    if started.hopped >= 0:
+        _reap(started.hopped)
+        started.hopped = -1
     if started.first >= 0:
         wait(started.first, None)
     started.close()

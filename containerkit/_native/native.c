@@ -123,7 +123,7 @@ int ck_recv(int sock, void *buf, size_t len, int *fds, int *nfds, int timeout_ms
     struct pollfd p = {.fd = sock, .events = POLLIN};
     union {
         struct cmsghdr align;
-        char bytes[CMSG_SPACE(8 * sizeof(int))];
+        char bytes[CMSG_SPACE(16 * sizeof(int))];
     } control;
     struct iovec iov = {buf, len};
     struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};

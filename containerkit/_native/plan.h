@@ -34,7 +34,8 @@ struct ck_plan_header {
     uint32_t nfds;        /* inherited descriptors, from 0 */
     uint64_t clone_flags; /* namespaces that clone3 makes */
     int32_t cgroup_fd;    /* cgroup v2 directory for CLONE_INTO_CGROUP, or -1 */
-    uint32_t reserved;
+    uint32_t hop;         /* clone the helper once more after JOIN: a new pid namespace can be made only from one that a
+                           * process is in, and setns(2) moves only children */
 };
 
 /* `nstr` strings follow an operation, each a length, the bytes, a NUL, and padding to 4. */
@@ -81,6 +82,7 @@ enum ck_op_code {
     CK_OP_FDS,        /* keep descriptors: strings of two int32: number here, number in the program */
     CK_OP_CHDIR,      /* string */
     CK_OP_EXEC,       /* a = argc, b = envc; strings: argv, envp, then the paths to try */
+    CK_OP_NAMESPACES, /* a = CLONE_NEW* flags: open our own of these, in the order of namespaces[], to send when started */
     CK_OP_COUNT,
 };
 
@@ -106,7 +108,9 @@ enum {
 enum ck_msg_kind {
     CK_MSG_CLONED = 1, /* the first process exists: pid, pidfd attached */
     CK_MSG_FAILED,     /* operation `op` failed: err, sysno, arg; detail says more */
-    CK_MSG_STARTED,    /* detail: struct ck_time per operation; the program's pidfd and the pty master are attached */
+    CK_MSG_STARTED,    /* detail: struct ck_time per operation; the program's pidfd, the pty
+                        * master and the namespaces are attached, as far as there are any */
+    CK_MSG_HOPPED,     /* a second helper goes on: pidfd attached */
     CK_MSG_EXITED,     /* from PID 1: wait status, usage of everything it reaped */
 };
 

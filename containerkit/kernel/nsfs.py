@@ -83,9 +83,9 @@ def parent(fd: int) -> int | None:
 
 
 def owner(fd: int) -> int | None:
-    """A descriptor of the user namespace whose capabilities count in this one (of a user namespace: its parent).
+    """A descriptor of the user namespace whose capabilities count in this one; None when it lies outside ours.
 
-    None when that lies outside our own user namespace.
+    Of a user namespace it is the parent.
     """
     return _relative(lib.ck_ioctl(fd, _NS_GET_USERNS, 0), "ioctl NS_GET_USERNS")
 

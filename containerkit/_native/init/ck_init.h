@@ -22,8 +22,11 @@ struct ctx {
     int userns_fd;   /* OUTSIDE: the new user namespace, opened when a mount needs it */
     int scratch_fd;  /* INSIDE: the workbench */
     int pty_master;
+    int namespaces[8]; /* what op_namespaces opened */
+    uint32_t nnamespaces;
     int proc_fd;     /* our own /proc, when a cpu limit must be watched */
     uint64_t cpu_limit_ns;
+    uint64_t clock_shift; /* host time is our time plus this */
     uint64_t stage_ns; /* end of the operation before */
     int fail_arg;      /* which string of the operation was at fault, or -1 */
     uint32_t detail_len;
@@ -52,6 +55,6 @@ _Noreturn void reaper_main(int has_program);
 op_fn op_join, op_idmap, op_newidmap, op_tree, op_fs, op_attach, op_clone, op_attr, op_scratch, op_mkdir, op_symlink,
     op_file, op_mask, op_readonly, op_pivot, op_private, op_unshare, op_loopback, op_hostname, op_domainname, op_cgroup1,
     op_become, op_pty, op_cpu_limit, op_creds, op_session, op_rlimit, op_umask, op_nice, op_affinity, op_oom_adj, op_fds,
-    op_chdir, op_exec;
+    op_chdir, op_exec, op_namespaces;
 
 #endif

@@ -202,6 +202,7 @@ static int execute(const struct ck_op *op)
     case CK_OP_FDS: return op_fds(op);
     case CK_OP_CHDIR: return op_chdir(op);
     case CK_OP_EXEC: return op_exec(op);
+    case CK_OP_NAMESPACES: return op_namespaces(op);
     case CK_OP_COUNT: break;
     }
     return -EINVAL;
@@ -251,7 +252,7 @@ uint64_t now_ns(void)
 {
     struct { int64_t sec, nsec; } ts;
     SYS2(__NR_clock_gettime, 1 /* CLOCK_MONOTONIC */, &ts);
-    return (uint64_t)ts.sec * 1000000000u + (uint64_t)ts.nsec;
+    return (uint64_t)ts.sec * 1000000000u + (uint64_t)ts.nsec + ctx.clock_shift;
 }
 
 void detail_str(const char *s)
@@ -360,10 +361,24 @@ static int say_go(int sock)
     return r < 0 ? (int)r : 0;
 }
 
+/* Go on as a process that is really in the joined pid namespace. The host program is its parent too, and reaps it. */
+static int hop(void)
+{
+    int pidfd = -1;
+    struct clone_args args = {.flags = CLONE_PARENT | CLONE_PIDFD, .pidfd = (uint64_t)(uintptr_t)&pidfd};
+    long pid = sys(clone3, &args, CLONE_ARGS_SIZE_VER0);
+    if (pid < 0)
+        return fail_outside((int)pid);
+    if (pid == 0)
+        return 0;
+    struct ck_msg m = {.kind = CK_MSG_HOPPED, .pid = (int)pid};
+    quit(send_msg(&m, 0, &pidfd, 1) < 0 ? 71 : 0);
+}
+
 static int helper(void)
 {
     int go[2];
-    if (run_stage(CK_STAGE_JOIN) < 0 || start_first_process(go) < 0)
+    if (run_stage(CK_STAGE_JOIN) < 0 || (ctx.plan->hop && hop() < 0) || start_first_process(go) < 0)
         return 71;
     int r = run_stage(CK_STAGE_OUTSIDE);
     if (r == 0 && (r = say_go(go[0])) < 0 && !ctx.shared->failed && r != -EPIPE && r != -ECONNRESET)

@@ -32,6 +32,9 @@
 #define MS_REC_ 16384
 #define MS_PRIVATE_ (1 << 18)
 #define MNT_DETACH_ 2
+#ifndef STATX_MNT_ID
+#define STATX_MNT_ID 0x1000
+#endif
 #define S_IFMT_ 0170000
 #define S_IFDIR_ 0040000
 
@@ -381,20 +384,31 @@ int op_private(const struct ck_op *op)
     return (int)sys(mount, 0, "/", 0, MS_REC_ | MS_PRIVATE_, 0);
 }
 
-/* pivot_root(".", ".") stacks the old root on the new one, where MNT_DETACH takes it off: no directory is needed for it
- * (pivot_root(2), NOTES). Then the proof that we left: the working directory is "/" and has a name. */
+/* pivot_root(".", ".") stacks the old root on the new one (pivot_root(2), NOTES), and on the old root lies the workbench:
+ * two layers to take off, the topmost first, because "." means whatever is mounted on top. Then the proof that we left:
+ * the working directory is "/", and the way up from it leads to the very same mount. Were something still stacked there,
+ * ".." would step onto it. */
 int op_pivot(const struct ck_op *op)
 {
     char cwd[8];
+    struct statx root, up;
     int r = (int)sys(fchdir, slot_fd(op->slot));
     if (r == 0)
         r = (int)sys(pivot_root, ".", ".");
     if (r == 0)
         r = (int)sys(umount2, ".", MNT_DETACH_);
     if (r == 0)
+        r = (int)sys(umount2, ".", MNT_DETACH_);
+    if (r == 0)
         r = (int)sys(chdir, "/");
+    if (r == 0)
+        r = (int)sys(statx, slot_fd(op->slot), "", AT_EMPTY_PATH, STATX_INO | STATX_MNT_ID, &root);
+    if (r == 0)
+        r = (int)sys(statx, -100, "/..", 0, STATX_INO | STATX_MNT_ID, &up);
     if (r < 0)
         return r;
     long n = sys(getcwd, cwd, sizeof cwd);
-    return n == 2 && cwd[0] == '/' ? 0 : -EXDEV;
+    if (n != 2 || cwd[0] != '/' || root.stx_mnt_id != up.stx_mnt_id || root.stx_ino != up.stx_ino)
+        return -EXDEV;
+    return 0;
 }

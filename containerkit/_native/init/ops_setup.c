@@ -94,8 +94,22 @@ int op_newidmap(const struct ck_op *op)
     return status == 0 ? 0 : status >> 8 == 127 ? -ENOENT : -EPERM;
 }
 
-/* Done by the first process itself: the cgroup namespace's root is the cgroup it is in now, and time offsets can be set
- * only before a process enters the new time namespace, which our child does. */
+/* Into the time namespace that unshare(2) made for our children: everything that is joined to us later is then in it.
+ * The clock may jump by the offsets; the times that we report must not. */
+static int enter_time(void)
+{
+    uint64_t before = now_ns();
+    int fd = (int)sys(openat, -100, "/proc/self/ns/time_for_children", O_RDONLY | O_CLOEXEC_, 0);
+    if (fd < 0)
+        return fd;
+    int r = (int)sys(setns, fd, CLONE_NEWTIME);
+    SYS1(__NR_close, fd);
+    ctx.clock_shift += before - now_ns();
+    return r;
+}
+
+/* Done by the first process itself: the cgroup namespace's root is the cgroup that it is in now, and time offsets can be
+ * set only before anybody enters the new time namespace. */
 int op_unshare(const struct ck_op *op)
 {
     int r = (int)sys(unshare, op->a);
@@ -104,7 +118,28 @@ int op_unshare(const struct ck_op *op)
         const char *offsets = op_str(op, 0, &len);
         r = write_file(-100, "/proc/self/timens_offsets", offsets, len);
     }
-    return r;
+    return r == 0 && op->a & CLONE_NEWTIME ? enter_time() : r;
+}
+
+/* Opened while we may still be looked at: once PID 1 is not dumpable, not even its owner may (ptrace(2), access mode). */
+int op_namespaces(const struct ck_op *op)
+{
+    static const struct { char path[36]; uint64_t flag; } kinds[] = {
+        {"/proc/self/ns/user", CLONE_NEWUSER}, {"/proc/self/ns/mnt", CLONE_NEWNS},   {"/proc/self/ns/pid", CLONE_NEWPID},
+        {"/proc/self/ns/net", CLONE_NEWNET},   {"/proc/self/ns/ipc", CLONE_NEWIPC},  {"/proc/self/ns/uts", CLONE_NEWUTS},
+        {"/proc/self/ns/cgroup", CLONE_NEWCGROUP}, {"/proc/self/ns/time", CLONE_NEWTIME},
+    };
+    for (uint32_t i = 0; i < countof(kinds); i++) {
+        if (!(op->a & kinds[i].flag))
+            continue;
+        int fd = (int)sys(openat, -100, kinds[i].path, O_RDONLY | O_CLOEXEC_, 0);
+        if (fd < 0)
+            return fd;
+        ctx.namespaces[ctx.nnamespaces++] = fd;
+        if (ctx.nnamespaces == countof(ctx.namespaces))
+            break;
+    }
+    return 0;
 }
 
 int op_loopback(const struct ck_op *op)

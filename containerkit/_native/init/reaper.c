@@ -42,8 +42,7 @@ static void program_main(void *arg)
     quit(71);
 }
 
-/* CLONE_VM: nothing to copy, and the failure mark is seen here. A program that is to enter a new time namespace by this
- * clone cannot share memory with us before Linux 6.1: then a copy is made. */
+/* CLONE_VM: nothing to copy; CLONE_VFORK: when this returns, the program runs or has failed. */
 static int start_program(int *pidfd)
 {
     static char stack[STACK_SIZE] __attribute__((aligned(16)));
@@ -53,10 +52,6 @@ static int start_program(int *pidfd)
     int status_fd = ctx.status_fd;
     last_sysno = __NR_clone3;
     long pid = clone_call(&args, CLONE_ARGS_SIZE_VER0, program_main, 0);
-    if (pid == -EINVAL) {
-        args.flags &= ~(uint64_t)CLONE_VM;
-        pid = clone_call(&args, CLONE_ARGS_SIZE_VER0, program_main, 0);
-    }
     ctx.status_fd = status_fd; /* the program moved its own copy of it */
     return (int)pid;
 }
@@ -188,7 +183,7 @@ static void take_signals(int sigfd, int program)
 _Noreturn void reaper_main(int has_program)
 {
     uint64_t all = ~0ull;
-    int fds[2], program = 0, nfds = 0;
+    int fds[2 + countof(ctx.namespaces)], program = 0, nfds = 0;
 
     sys(rt_sigprocmask, 0 /* SIG_BLOCK */, &all, 0, 8);
     int sigfd = (int)sys(signalfd4, -1, &all, 8, 02000000 | 04000 /* SFD_CLOEXEC | SFD_NONBLOCK */);
@@ -207,6 +202,8 @@ _Noreturn void reaper_main(int has_program)
         if (ctx.pty_master >= 0)
             fds[nfds++] = ctx.pty_master;
     }
+    for (uint32_t i = 0; i < ctx.nnamespaces; i++)
+        fds[nfds++] = ctx.namespaces[i];
     struct ck_msg m = {.kind = CK_MSG_STARTED, .pid = program,
                        .detail_len = ctx.plan->nops * (uint32_t)sizeof(struct ck_time)};
     if (send_msg(&m, ctx.shared->times, fds, (uint32_t)nfds) < 0)
