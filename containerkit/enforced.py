@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .errors import Unsupported
-from .plan import CLONE_FLAGS
 
 if TYPE_CHECKING:
     from .process import Process
 
 
-def enforced(process: Process) -> dict[str, str]:
-    """Walls by name, with what the kernel says of each. A wall that is not there is not in the answer."""
+def enforced(process: Process, namespaces: Sequence[tuple[str, int]]) -> dict[str, str]:
+    """Walls by name, with what the kernel says of each. A wall that is not there is not in the answer.
+
+    ``namespaces`` are the (kind, descriptor) pairs that the sandbox opened for its joiners.
+    """
     pid = process.pid
     walls: dict[str, str] = {}
-    for kind in CLONE_FLAGS:
-        theirs, ours = (_readlink(f"/proc/{who}/ns/{kind}") for who in (pid, "self"))
-        if theirs is not None and theirs != ours:
-            walls[f"{kind} namespace"] = theirs
+    for kind, fd in namespaces:
+        if os.fstat(fd).st_ino != os.stat(f"/proc/self/ns/{kind}").st_ino:
+            walls[f"{kind} namespace"] = f"{kind}:[{os.fstat(fd).st_ino}]"
     status = _status(pid)
     if not int(status["CapBnd"], 16) and not int(status["CapPrm"], 16):
         walls["capabilities"] = "none, and none to be had"
@@ -43,10 +45,3 @@ def _status(pid: int) -> dict[str, str]:
 def _read(path: str) -> str:
     with open(path) as file:
         return file.read()
-
-
-def _readlink(path: str) -> str | None:
-    try:
-        return os.readlink(path)
-    except PermissionError:
-        return None

@@ -10,7 +10,7 @@ import errno
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
-from .errors import InvalidValue, SyscallError, syscall_error
+from .errors import InvalidValue, SyscallError, Unsupported, syscall_error
 from .kernel import calls, nsfs
 from .kernel.calls import StrPath
 from .kernel.fd import Fd
@@ -294,8 +294,12 @@ def _check_arguments(kind: str, user: Namespace | None, idmap: object, offsets: 
     _check_kind(kind)
     if user is not None and user.kind != "user":
         raise InvalidValue(f"user={user!r} must be a user namespace")
-    if user is not None and idmap is not None and kind != "user":
-        raise InvalidValue("idmap is for the user namespace that is made; `user` has its map already")
+    if user is not None and idmap is not None:
+        raise InvalidValue("idmap is for a user namespace that is made; `user` has its map already")
+    if user is not None and kind == "user":
+        # Its map would have to be written by a process in `user` that may look at the new one; ck-init, which has
+        # entered a namespace, makes sure that nobody may look at it (CVE-2016-9962).
+        raise Unsupported("a user namespace inside another is made by a program that runs there: enter() it first")
     if offsets and kind != "time":
         raise InvalidValue(f"clock offsets belong to a time namespace, not to kind {kind!r}")
 
@@ -312,9 +316,7 @@ def _holder_plan(
     from .plan import CLONE_FLAGS, Code, Mode, Op, Plan, Stage
 
     plan = Plan(Mode.HOLD)
-    nested = False
     if user is not None and not _is_current(user):
-        nested = True
         Namespaces(user=user).compile(plan, root_caller=False)
     made: dict[str, Any] = {kind: "new"}
     if user is None and not has_capability("sys_admin"):
@@ -328,7 +330,7 @@ def _holder_plan(
         plan.add(Op(Code.PRIVATE, Stage.INSIDE, "make all mounts private"))
     ids = None
     if "user" in made:
-        idmap, ids = (idmap, None) if idmap is not None else _default_map(nested)
+        idmap, ids = (idmap, None) if idmap is not None else _default_map()
         idmap.compile(plan)
     return plan, ids
 
@@ -338,11 +340,9 @@ def _is_current(user: Namespace) -> bool:
     return (user.dev, user.inode) == (stat.st_dev, stat.st_ino)
 
 
-def _default_map(nested: bool) -> tuple[IdMap | IdRange, IdRange | None]:
+def _default_map() -> tuple[IdMap | IdRange, IdRange | None]:
     from .idmap import IdMap, IdRange, owns_all_ids
 
-    if nested:  # outside ids are those of `user` then, and 0 is one that it surely has
-        return IdMap([(0, 0, 1)], [(0, 0, 1)]), None
     if not owns_all_ids():
         return IdMap.single(), None
     ids = IdRange.allocate()

@@ -103,6 +103,18 @@ class Process:
     stderr: IO[Any] | None
 
     def _begin(self, launch: Launch, stdin: Stream, stdout: Stream, stderr: Stream, start_timeout: float) -> None:
+        starting = self._open(launch, stdin, stdout, stderr)
+        try:
+            deadline = time.monotonic() + start_timeout
+            while not starting.advance(max(0, int((deadline - time.monotonic()) * 1000))):
+                pass
+        except BaseException:
+            self._give_up(starting)
+            raise
+        self._adopt(starting)
+
+    def _open(self, launch: Launch, stdin: Stream, stdout: Stream, stderr: Stream) -> spawn.Starting:
+        """Everything up to the running helper. The caller then drives it, and ends with _adopt or _give_up."""
         self._maker = os.getpid()
         self._launch = launch
         self.args = launch.args
@@ -121,21 +133,31 @@ class Process:
             plan = compile_launch(launch, self._ids)
             try:
                 self._ops = plan.ops
-                compiled = time.monotonic_ns()
-                self._started = started = spawn.start(plan, streams.theirs, start_timeout)
+                self._marks = [("called", begin), ("compiled", time.monotonic_ns())]
+                return spawn.Starting(plan, streams.theirs)
             finally:
                 plan.close()
-            streams.close_theirs()
-            if streams.terminal >= 0:
-                started.pty, streams.terminal = streams.terminal, -1
         except BaseException:
-            streams.close_theirs()
-            streams.close_ours()
-            if self._ids is not None:
-                self._ids.close()
+            self._give_up(None)
             raise
-        self._marks = [("called", begin), ("compiled", compiled), *started.marks]
+
+    def _give_up(self, starting: spawn.Starting | None) -> None:
+        if starting is not None:
+            starting.abandon()
+        self._streams.close_theirs()
+        self._streams.close_ours()
+        if self._ids is not None:
+            self._ids.close()
+
+    def _adopt(self, starting: spawn.Starting) -> None:
+        """The program runs: the handles are this object's from here on."""
+        self._started = started = starting.started
+        self._streams.close_theirs()
+        if self._streams.terminal >= 0:
+            started.pty, self._streams.terminal = self._streams.terminal, -1
+        self._marks += started.marks
         self._watched = started.program if started.program >= 0 else started.first
+        self._pid = _pid_of(self._watched)
 
     def _wrap_streams(self, text: bool, encoding: str | None, errors: str | None) -> None:
         for name, fd, mode in zip(("stdin", "stdout", "stderr"), self._pipes, ("wb", "rb", "rb"), strict=True):
@@ -145,7 +167,7 @@ class Process:
             if text:
                 stream = io.TextIOWrapper(stream, encoding or "utf-8", errors, write_through=True)  # type: ignore[arg-type]
             setattr(self, name, stream)
-        self._pipes = [-1, -1, -1]
+        self._pipes[:] = [-1, -1, -1]
 
     # ---- facts -----------------------------------------------------------------------------------------------------
 
@@ -161,8 +183,6 @@ class Process:
     @property
     def pid(self) -> int:
         """The program's process id as this process sees it."""
-        if not self._pid:
-            self._pid = _pid_of(self._watched) if self._started is not None else 0
         return self._pid
 
     def fileno(self) -> int:

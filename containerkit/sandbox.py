@@ -348,15 +348,42 @@ class Sandbox:
         idmap: IdMap | IdRange | None = None,
         start_timeout: float = 30.0,
     ) -> None:
+        launch = self._set_up(rootfs, mounts, env, cwd, user, hostname, network, limits, security, idmap)
+        self._init = Process._from_launch(launch, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, start_timeout=start_timeout)
+
+    _init: Process
+
+    @classmethod
+    def _plan(cls, *, start_timeout: float = 30.0, **options: Any) -> tuple[Sandbox, Launch, float]:
+        """A sandbox whose PID 1 somebody else starts: the asyncio twin."""
+        unknown = options.keys() - _DEFAULTS.keys()
+        if unknown:
+            raise TypeError(f"Sandbox() got an unexpected keyword argument {min(unknown)!r}")
+        self = cls.__new__(cls)
+        return self, self._set_up(**{**_DEFAULTS, **options}), start_timeout
+
+    def _set_up(
+        self,
+        rootfs: Any,
+        mounts: Iterable[Mount],
+        env: Mapping[str, str | None] | None,
+        cwd: StrPath | None,
+        user: int | str | None,
+        hostname: str | None,
+        network: Any,
+        limits: Limits,
+        security: Security,
+        idmap: IdMap | IdRange | None,
+    ) -> Launch:
         self._limits, self._security, self._user, self._cwd = limits, security, user, cwd
         self._env = dict(env or {})
-        launch = _launch((), rootfs, mounts, None, None, None, hostname, network, limits, security, idmap, hold=True)
+        launch = _launch((), rootfs, mounts, None, None, user, hostname, network, limits, security, idmap, hold=True)
         self._root = launch.root
         self._kinds = [kind for kind, which in launch.namespaces.items() if which == "new"]
         # A network namespace that was given is given to each joiner again; it is not owned by the sandbox's user namespace.
         self._nested = _NESTED if isinstance(network, str) else Namespaces(mnt="new", pid="new", net=network)
         self._proc = next((mount for mount in launch.mounts if isinstance(mount, Proc)), None)
-        self._init = Process._from_launch(launch, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, start_timeout=start_timeout)
+        return launch
 
     def run(
         self,
@@ -377,7 +404,7 @@ class Sandbox:
     ) -> Completed[Any]:
         """Run a program to its end in this sandbox; arguments and result as of :func:`run`."""
         limits = self._limits if limits is None else limits
-        launch = self._join(args, env, cwd, user, limits)
+        launch = self._join(args, env=env, cwd=cwd, user=user, limits=limits)
         return _run(launch, limits, timeout, grace, input, stdin, text, capture_output, check, start_timeout)
 
     def process(
@@ -396,7 +423,7 @@ class Sandbox:
         start_timeout: float = 30.0,
     ) -> Process:
         """Start a program in this sandbox and return while it runs: a server, a shell. The caller waits or closes it."""
-        launch = self._join(args, env, cwd, user, self._limits if limits is None else limits, tty=tty)
+        launch = self._join(args, env=env, cwd=cwd, user=user, limits=limits, tty=tty)
         process = Process._from_launch(launch, stdin=stdin, stdout=stdout, stderr=stderr, start_timeout=start_timeout)
         process._wrap_streams(text, None, None)
         return process
@@ -404,12 +431,14 @@ class Sandbox:
     def _join(
         self,
         args: Sequence[Arg],
-        env: Mapping[str, str | None] | None,
-        cwd: StrPath | None,
-        user: int | str | None,
-        limits: Limits,
-        **more: Any,
+        *,
+        env: Mapping[str, str | None] | None = None,
+        cwd: StrPath | None = None,
+        user: int | str | None = None,
+        limits: Limits | None = None,
+        tty: bool | tuple[int, int] = False,
     ) -> Launch:
+        limits = self._limits if limits is None else limits
         user = self._user if user is None else user
         if cwd is None:
             cwd = self._cwd if self._cwd is not None else home(user) if self._root is HOST else "/"
@@ -427,7 +456,7 @@ class Sandbox:
             user=user,
             rlimits=limits.rlimits(),
             cpu_seconds=limits.cpu_seconds,
-            **more,
+            tty=tty,
         )
 
     def _join_fds(self) -> list[tuple[str, int]]:
@@ -452,7 +481,7 @@ class Sandbox:
         """The walls that this sandbox really has, read back from the kernel: {wall: what it is}."""
         from .enforced import enforced
 
-        return enforced(self._init)
+        return enforced(self._init, self._join_fds())
 
     def close(self) -> None:
         """End everything in it. Idempotent."""

@@ -18,7 +18,7 @@ from .errors import ContainerkitError, StatusLost, Unsupported, syscall_error
 from .kernel import helper
 from .plan import Code, Mode, Plan
 
-__all__ = ["Exit", "Started", "start"]
+__all__ = ["Exit", "Started", "Starting", "start"]
 
 _MESSAGE = struct.Struct("=IIiiiiiIIIQQQQQQQQQQQ")
 _CLONED, _FAILED, _STARTED, _HOPPED, _EXITED = 1, 2, 3, 4, 5
@@ -107,63 +107,81 @@ def start(plan: Plan, stdio: tuple[int, int, int], timeout: float = 30.0) -> Sta
     ``stdio`` are three descriptors that stay the caller's. Raises SpawnError (nothing is left behind), or TimeoutExpired
     when the set-up takes longer than ``timeout`` seconds (a hung network file system can do that).
     """
-    started = Started()
-    marks = started.marks
-    marks.append(("begin", time.monotonic_ns()))
-    content = plan.to_bytes()
-    pair = ffi.new("int[2]", (-1, -1))
-    helper_pidfd = ffi.new("int *", -1)
-    memory = os.memfd_create("ck-plan", os.MFD_CLOEXEC)
+    starting = Starting(plan, stdio)
     try:
-        os.write(memory, content) if len(content) < 0x7FFFF000 else None
-        result = lib.ck_socketpair(pair)
-        if result < 0:
-            raise syscall_error(-result, "socketpair")
-        started.status = pair[0]
-        fds = (*stdio, memory, pair[1], _owner_pidfd(), *plan.fds)
-        result = lib.ck_spawn(helper.fd(), fds, len(fds), helper_pidfd)
-        if result < 0:
-            raise diagnose.helper_failed(-result)
-        marks.append(("helper", time.monotonic_ns()))
-        os.close(pair[1])
-        pair[1] = -1
-        _receive(plan, started, time.monotonic() + timeout)
-        marks.append(("started", time.monotonic_ns()))
+        deadline = time.monotonic() + timeout
+        while not starting.advance(max(0, int((deadline - time.monotonic()) * 1000))):
+            pass
     except BaseException:
-        _abandon(started, helper_pidfd)
+        starting.abandon()
         raise
-    finally:
-        os.close(memory)
-        if pair[1] >= 0:
-            os.close(pair[1])
-    _reap(helper_pidfd[0])
-    if started.hopped >= 0:
-        _reap(started.hopped)
-        started.hopped = -1
-    return started
+    return starting.started
 
 
-def _receive(plan: Plan, started: Started, deadline: float) -> None:
-    """Read messages until the program runs: STARTED, and for Mode.EXEC then the end of file that its exec makes."""
-    buffer = bytearray(_BUFFER)
-    view = ffi.from_buffer("char[]", buffer, require_writable=True)
-    fds = ffi.new("int[16]")
-    count = ffi.new("int *")
-    running = False
-    while True:
-        count[0] = 16
-        left = int((deadline - time.monotonic()) * 1000)
-        size = lib.ck_recv(started.status, view, _BUFFER, fds, count, max(left, 0))
+class Starting:
+    """A start under way: the helper runs, its messages come in on ``fileno()``.
+
+    ``advance()`` takes the next message and says whether the program runs now; :func:`start` calls it until it does, the
+    asyncio twin when its loop sees the descriptor readable. Whoever gives up, for whatever reason, calls ``abandon()``.
+    """
+
+    def __init__(self, plan: Plan, stdio: tuple[int, int, int]) -> None:
+        self._plan = plan
+        self._running = False
+        self._helper = ffi.new("int *", -1)
+        self.started = Started()
+        marks = self.started.marks
+        marks.append(("begin", time.monotonic_ns()))
+        content = plan.to_bytes()
+        pair = ffi.new("int[2]", (-1, -1))
+        memory = os.memfd_create("ck-plan", os.MFD_CLOEXEC)
+        try:
+            _write_all(memory, content)
+            result = lib.ck_socketpair(pair)
+            if result < 0:
+                raise syscall_error(-result, "socketpair")
+            self.started.status = pair[0]
+            fds = (*stdio, memory, pair[1], _owner_pidfd(), *plan.fds)
+            result = lib.ck_spawn(helper.fd(), fds, len(fds), self._helper)
+            if result < 0:
+                raise diagnose.helper_failed(-result)
+            marks.append(("helper", time.monotonic_ns()))
+        except BaseException:
+            self.abandon()
+            raise
+        finally:
+            os.close(memory)
+            if pair[1] >= 0:
+                os.close(pair[1])
+
+    def fileno(self) -> int:
+        return self.started.status
+
+    def advance(self, timeout_ms: int) -> bool:
+        """Wait for a message and take it. True when the program runs: STARTED, and in Mode.EXEC then its exec."""
+        buffer = bytearray(_BUFFER)
+        fds = ffi.new("int[16]")
+        count = ffi.new("int *", 16)
+        view = ffi.from_buffer("char[]", buffer, require_writable=True)
+        size = lib.ck_recv(self.started.status, view, _BUFFER, fds, count, timeout_ms)
         if size in (-_EINTR, -_EAGAIN):
-            continue  # a signal: its Python handler has run by now, or raised
+            return False  # a signal: its Python handler has run by now, or raised
         if size == -_ETIMEDOUT:
-            raise diagnose.start_timeout(started.first)
+            raise diagnose.start_timeout(self.started.first)
         if size < 0:
             raise syscall_error(-size, "recvmsg")
-        if size == 0:
-            if running:
-                return
-            raise diagnose.died_silently(started.first)
+        if size == 0 and not self._running:
+            raise diagnose.died_silently(self.started.first)
+        if size:
+            self._take(buffer, [fds[i] for i in range(count[0])])
+        if size and (not self._running or self._plan.mode is Mode.EXEC):
+            return False
+        self.started.marks.append(("started", time.monotonic_ns()))
+        self._reap_helpers()
+        return True
+
+    def _take(self, buffer: bytearray, fds: list[int]) -> None:
+        started = self.started
         kind, op, err, sysno, arg, pid, _, _, detail_len, _, t0 = _MESSAGE.unpack_from(buffer)[:11]
         detail = bytes(memoryview(buffer)[_MESSAGE.size : _MESSAGE.size + detail_len])
         if kind == _CLONED:
@@ -172,34 +190,42 @@ def _receive(plan: Plan, started: Started, deadline: float) -> None:
             started.hopped = fds[0]
         elif kind == _STARTED:
             started.times, started.t0 = detail, t0
-            received = [fds[i] for i in range(count[0])]
-            if plan.mode is Mode.INIT:
-                started.program = received.pop(0)
-            if any(op.code is Code.PTY for op in plan.ops):
-                started.pty = received.pop(0)
-            started.namespaces = received
-            running = True
-            if plan.mode is not Mode.EXEC:
-                return
+            if self._plan.mode is Mode.INIT:
+                started.program = fds.pop(0)
+            if any(op.code is Code.PTY for op in self._plan.ops):
+                started.pty = fds.pop(0)
+            started.namespaces = fds
+            self._running = True
         elif kind == _FAILED:
-            raise diagnose.spawn_error(plan.ops[op] if op != _NOT_AN_OPERATION else None, err, sysno, arg, detail)
+            ops = self._plan.ops
+            raise diagnose.spawn_error(ops[op] if op != _NOT_AN_OPERATION else None, err, sysno, arg, detail)
+
+    def _reap_helpers(self) -> None:
+        for pidfd in (self._helper[0], self.started.hopped):
+            if pidfd >= 0:
+                _reap(pidfd)
+        self._helper[0] = self.started.hopped = -1
+
+    def abandon(self) -> None:
+        """A start that failed or was interrupted: nothing of it stays. Idempotent.
+
+        The helper may have cloned the first process and died before it could tell: that one then sees the end of its
+        "go" socket and exits by itself.
+        """
+        started = self.started
+        for pidfd in (self._helper[0], started.hopped, started.first):
+            if pidfd >= 0:
+                kill(pidfd, _SIGKILL)
+        self._reap_helpers()
+        if started.first >= 0:
+            wait_status(started.first, None)
+        started.close()
 
 
-def _abandon(started: Started, helper_pidfd: Sequence[int]) -> None:
-    """A start that failed or was interrupted: nothing of it may stay."""
-    for pidfd in (helper_pidfd[0], started.hopped, started.first):
-        if pidfd >= 0:
-            kill(pidfd, _SIGKILL)
-    # The helper may have cloned the first process and died before it could tell: then PID 1 sees the end of its "go"
-    # socket and exits by itself.
-    if helper_pidfd[0] >= 0:
-        _reap(helper_pidfd[0])
-    if started.hopped >= 0:
-        _reap(started.hopped)
-        started.hopped = -1
-    if started.first >= 0:
-        wait(started.first, None)
-    started.close()
+def _write_all(fd: int, content: bytes) -> None:
+    left = memoryview(content)
+    while left:
+        left = left[os.write(fd, left) :]
 
 
 def _reap(pidfd: int) -> None:
@@ -218,11 +244,6 @@ def kill(pidfd: int, signum: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def wait(pidfd: int, timeout: float | None) -> bool:
-    """Reap a child. False when it still runs after ``timeout`` seconds; None waits for ever."""
-    return wait_status(pidfd, timeout) is not None
 
 
 def wait_status(pidfd: int, timeout: float | None) -> Exit | None:

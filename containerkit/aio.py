@@ -1,0 +1,344 @@
+"""The same calls for asyncio: the pidfd and the pipes are watched by the event loop, without threads.
+
+::
+
+    done = await ck.aio.run(["python3", "-c", "print(1)"], timeout=5)
+
+    async with ck.aio.Sandbox(rootfs="/srv/debian") as box:
+        await asyncio.gather(*(box.run(["make", target]) for target in targets))
+
+Cancelling a call kills what it started, the whole tree, and the cancellation goes on once that is reaped. The child
+watchers of asyncio are not used: nothing here depends on SIGCHLD or on who reaps children.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from . import process as _process
+from . import sandbox as _sandbox
+from .completed import Completed
+from .errors import TimeoutExpired
+from .launch import Arg, Launch
+from .process import DEVNULL, PIPE, STDOUT, Stream
+
+__all__ = ["DEVNULL", "PIPE", "STDOUT", "Process", "Sandbox", "run"]
+
+
+async def run(args: Sequence[Arg], **options: Any) -> Completed[Any]:
+    """:func:`containerkit.run`, awaited: the same arguments, result and errors."""
+    values = {**_RUN_DEFAULTS, **options}
+    unknown = values.keys() - _RUN_DEFAULTS.keys()
+    if unknown:
+        raise TypeError(f"run() got an unexpected keyword argument {min(unknown)!r}")
+    launch = _sandbox._launch(args, **{key: values[key] for key in _sandbox._DEFAULTS})
+    return await _run(launch, values)
+
+
+_RUN_DEFAULTS: dict[str, Any] = {
+    **_sandbox._DEFAULTS, "timeout": None, "grace": _sandbox.GRACE, "input": None, "stdin": DEVNULL, "text": True,
+    "capture_output": True, "check": False, "start_timeout": 30.0,
+}  # fmt: skip
+
+
+async def _run(launch: Launch, values: dict[str, Any]) -> Completed[Any]:
+    begin = time.monotonic()
+    out = PIPE if values["capture_output"] else None
+    stdin = values["stdin"] if values["input"] is None else PIPE
+    process = await _start(_process.Process.__new__(_process.Process), launch, stdin, out, out, values["start_timeout"])
+    try:
+        talk = _sandbox.Conversation(process, values["limits"], values["timeout"], values["grace"], values["input"], begin)
+        await _converse(talk)
+        completed = talk.completed(values["text"])
+    except BaseException:
+        await _end(process)
+        raise
+    process.close()
+    if values["check"]:
+        completed.check_returncode()
+    return completed
+
+
+async def _start(
+    process: _process.Process, launch: Launch, stdin: Stream, stdout: Stream, stderr: Stream, timeout: float
+) -> _process.Process:
+    """Drive a start from the loop: only the helper's own exec, a fraction of a millisecond, is waited for here."""
+    starting = process._open(launch, stdin, stdout, stderr)
+    deadline = time.monotonic() + timeout
+    try:
+        while True:
+            with suppress(asyncio.TimeoutError):
+                await _readable(starting.fileno(), max(0.0, deadline - time.monotonic()))
+            if starting.advance(0):
+                break
+    except BaseException:
+        process._give_up(starting)
+        raise
+    process._adopt(starting)
+    return process
+
+
+async def _readable(fd: int, timeout: float | None) -> None:
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(fd, _resolve, future)
+    try:
+        await asyncio.wait_for(future, timeout)
+    finally:
+        loop.remove_reader(fd)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+async def _converse(talk: _sandbox.Conversation) -> None:
+    """Conversation.finish, with the loop instead of poll(2)."""
+    loop = asyncio.get_running_loop()
+    woken = asyncio.Event()
+    watched: list[Callable[[], object]] = []
+
+    def on_read(fd: int) -> None:
+        talk.read(fd)
+        if fd not in talk.open:
+            loop.remove_reader(fd)
+        woken.set()
+
+    def on_write(fd: int) -> None:
+        talk.feed()
+        if talk.stdin < 0:
+            loop.remove_writer(fd)
+        woken.set()
+
+    for fd in list(talk.open):
+        loop.add_reader(fd, on_read, fd)
+        watched.append(lambda fd=fd: loop.remove_reader(fd))
+    if talk.stdin >= 0:
+        fd = talk.stdin
+        loop.add_writer(fd, on_write, fd)
+        watched.append(lambda: loop.remove_writer(fd))
+    try:
+        while talk.open or talk.stdin >= 0:
+            woken.clear()
+            try:
+                await asyncio.wait_for(woken.wait(), talk.left_seconds())
+            except asyncio.TimeoutError:
+                talk.expire()
+    finally:
+        for stop in watched:
+            stop()
+    while not await _ended(talk.process, talk.left_seconds()):
+        talk.expire()
+
+
+async def _ended(process: _process.Process, timeout: float | None) -> bool:
+    """Wait for the end in the loop, then reap. False when it still runs after ``timeout`` seconds."""
+    if process._exit is not None:
+        return True
+    started = process._handle()
+    try:
+        # PID 1 reports just before it exits; the pidfd says that everything in its namespace has ended.
+        await _readable(started.first, timeout)
+    except asyncio.TimeoutError:
+        return False
+    return process._try_wait(None)
+
+
+async def _end(process: _process.Process) -> None:
+    """Kill and reap although this task is being cancelled: the cancellation waits for it, a matter of milliseconds."""
+    if process._exit is None:
+        process.kill()
+        waiting = asyncio.ensure_future(_ended(process, None))
+        while not waiting.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.shield(waiting)
+    process.close()
+
+
+class Process:
+    """:class:`containerkit.Process` for asyncio. The same arguments; started by ``await Process.start(...)``.
+
+    ``stdin`` is an asyncio.StreamWriter, ``stdout`` and ``stderr`` are asyncio.StreamReader, where PIPE was asked for.
+    ``async with`` kills what still runs at its end.
+    """
+
+    stdin: asyncio.StreamWriter | None
+    stdout: asyncio.StreamReader | None
+    stderr: asyncio.StreamReader | None
+
+    def __init__(self, process: _process.Process) -> None:
+        self._process = process
+        self.stdin = self.stdout = self.stderr = None
+        self._transports: list[Any] = []
+
+    @classmethod
+    async def start(
+        cls,
+        args: Sequence[Arg],
+        *,
+        stdin: Stream = None,
+        stdout: Stream = None,
+        stderr: Stream = None,
+        start_timeout: float = 30.0,
+        **options: Any,
+    ) -> Process:
+        """Start it; returns when the program runs. Raises as containerkit.Process does."""
+        return await cls._from_launch(Launch(args, **options), stdin, stdout, stderr, start_timeout)
+
+    @classmethod
+    async def _from_launch(
+        cls, launch: Launch, stdin: Stream, stdout: Stream, stderr: Stream, start_timeout: float
+    ) -> Process:
+        inner = _process.Process.__new__(_process.Process)
+        self = cls(await _start(inner, launch, stdin, stdout, stderr, start_timeout))
+        try:
+            await self._connect()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        pipes = self._process._pipes
+        for index, name in ((1, "stdout"), (2, "stderr")):
+            if pipes[index] >= 0:
+                reader = asyncio.StreamReader()
+                file = open(pipes[index], "rb", 0)  # noqa: SIM115, ASYNC230  a pipe: nothing blocks; the transport owns it
+                pipes[index] = -1
+                transport, _ = await loop.connect_read_pipe(lambda r=reader: asyncio.StreamReaderProtocol(r), file)  # type: ignore[misc]
+                self._transports.append(transport)
+                setattr(self, name, reader)
+        if pipes[0] >= 0:
+            file = open(pipes[0], "wb", 0)  # noqa: SIM115, ASYNC230
+            pipes[0] = -1
+            transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, file)
+            self._transports.append(transport)
+            self.stdin = asyncio.StreamWriter(transport, protocol, None, loop)
+
+    @property
+    def pid(self) -> int:
+        """The program's process id as this process sees it."""
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs; the exit code; or minus the number of a signal."""
+        return self._process.returncode
+
+    @property
+    def timeline(self) -> Any:
+        """When each step of the start was done."""
+        return self._process.timeline
+
+    async def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end of everything it started; the return code. Raises TimeoutExpired; it then still runs."""
+        if not await _ended(self._process, timeout):
+            assert timeout is not None
+            raise TimeoutExpired(list(self._process.args), timeout)
+        code = self.returncode
+        assert code is not None
+        return code
+
+    async def communicate(self, input: bytes | None = None) -> tuple[bytes | None, bytes | None]:
+        """Send ``input``, read both pipes to their ends, wait."""
+
+        async def read(stream: asyncio.StreamReader | None) -> bytes | None:
+            return None if stream is None else await stream.read()
+
+        async def feed() -> None:
+            if self.stdin is None:
+                return
+            with suppress(BrokenPipeError, ConnectionResetError):
+                self.stdin.write(input or b"")
+                await self.stdin.drain()
+            self.stdin.close()
+
+        _, out, err = await asyncio.gather(feed(), read(self.stdout), read(self.stderr))
+        await self.wait()
+        return out, err
+
+    def send_signal(self, sig: int) -> None:
+        """Send a signal to the program."""
+        self._process.send_signal(sig)
+
+    def terminate(self) -> None:
+        """SIGTERM to the program."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """SIGKILL: in a pid namespace of its own to the whole tree, else to the program."""
+        self._process.kill()
+
+    async def close(self) -> None:
+        """Kill what still runs, reap it, and close every descriptor. Idempotent."""
+        for transport in self._transports:
+            transport.close()
+        await _end(self._process)
+
+    async def __aenter__(self) -> Process:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<aio {self._process!r}>"
+
+
+class Sandbox:
+    """:class:`containerkit.Sandbox` for asyncio: the same arguments, used with ``async with``."""
+
+    def __init__(self, **options: Any) -> None:
+        self._options = options
+        self._inner: _sandbox.Sandbox | None = None
+
+    async def __aenter__(self) -> Sandbox:
+        inner, launch, timeout = _sandbox.Sandbox._plan(**self._options)
+        inner._init = await _start(_process.Process.__new__(_process.Process), launch, DEVNULL, DEVNULL, DEVNULL, timeout)
+        self._inner = inner
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await _end(self._sandbox()._init)
+
+    def _sandbox(self) -> _sandbox.Sandbox:
+        if self._inner is None:
+            raise RuntimeError("a Sandbox of containerkit.aio is used inside `async with`")
+        return self._inner
+
+    async def run(self, args: Sequence[Arg], **options: Any) -> Completed[Any]:
+        """Run a program to its end in this sandbox; arguments and result as of Sandbox.run."""
+        box = self._sandbox()
+        joins = {key: options.pop(key) for key in ("env", "cwd", "user", "limits") if key in options}
+        unknown = options.keys() - _RUN_DEFAULTS.keys()
+        if unknown:
+            raise TypeError(f"run() got an unexpected keyword argument {min(unknown)!r}")
+        limits = joins.get("limits") or box._limits
+        return await _run(box._join(args, **joins), {**_RUN_DEFAULTS, **options, "limits": limits})
+
+    async def process(
+        self,
+        args: Sequence[Arg],
+        *,
+        stdin: Stream = DEVNULL,
+        stdout: Stream = None,
+        stderr: Stream = None,
+        start_timeout: float = 30.0,
+        **options: Any,
+    ) -> Process:
+        """Start a program in this sandbox; arguments as of Sandbox.process."""
+        launch = self._sandbox()._join(args, **options)
+        return await Process._from_launch(launch, stdin, stdout, stderr, start_timeout)
+
+    def enforced(self) -> dict[str, str]:
+        """The walls that this sandbox really has, read back from the kernel."""
+        return self._sandbox().enforced()
+
+    def __repr__(self) -> str:
+        return f"<aio {self._inner!r}>"
