@@ -23,6 +23,13 @@ def mount_points() -> list[tuple[str, str]]:
     return [(left.split()[4], right.split()[0]) for left, right in rows]
 
 
+def kill_members(top: Path) -> None:
+    for procs in top.glob("**/cgroup.procs"):
+        with suppress(OSError):
+            for pid in procs.read_text().split():
+                os.kill(int(pid), signal.SIGKILL)
+
+
 def remove_empty_tree(top: Path) -> None:
     """rmdir from the leaves up; what is not empty, or in use, stays."""
     for directory, _, _ in os.walk(top, topdown=False):
@@ -83,21 +90,23 @@ class Area:
         return str(root)
 
     def _remove(self) -> None:
+        self._end_cgroups()
         for point, _ in reversed(mount_points()):
             if point.startswith(f"{self.path}/"):
                 subprocess.run(["umount", "-l", point], check=False)
-        self._remove_cgroups()
         shutil.rmtree(self.path, ignore_errors=True)
         for path in ENGINE_DIRS:
             if path not in self.foreign:
                 remove_empty_tree(path)
 
-    def _remove_cgroups(self) -> None:
-        """A group is busy until its last process is reaped by whoever inherited it."""
+    def _end_cgroups(self) -> None:
+        """Kill what an interrupted engine left in our groups, and remove them. A group is busy until its last
+        process has gone, and a monitor that sees its container die may still start another."""
         hierarchies = (Path(point) for point, kind in mount_points() if kind in ("cgroup", "cgroup2"))
         tops = [path / self.cgroup for path in hierarchies]
         for _ in range(50):
             for top in tops:
+                kill_members(top)
                 remove_empty_tree(top)
             if not any(top.exists() for top in tops):
                 return

@@ -7,17 +7,18 @@
  *
  * It makes the kernel do what `containerkit.run(CMD, rootfs=ROOTFS)` makes it do as root with all defaults, in the same
  * order, and nothing else: no interpreter, no plan, no helper program, no checks. What a start costs here is what the
- * kernel wants for it; what the library costs above it is ours. Keep it in step with `ck.explain`: one function per step,
- * and the tables `outside`, `early`, `inside` and `program` at the end say who takes which step and in which order.
+ * kernel wants for it; what the library costs above it is ours. Keep it in step with `containerkit.explain`: there is
+ * one function per step, and the tables `outside`, `early`, `inside` and `program` near the end say who takes which
+ * step and in which order.
  *
  *   the starter   pipes for stdout and stderr, a socketpair, clone3(user mnt pid net ipc uts, pidfd); then `outside`:
  *                 uid_map and gid_map, an idmapped detached clone of ROOTFS, sent to the first process ("go");
  *                 then reads both pipes to their end, waits on the pidfd, reaps.
  *   first process stdin, stdout and stderr; `early`, at the same time as `outside`: unshare(cgroup time), private
  *                 propagation, lo up; waits for "go"; `inside`: becomes id 0, not dumpable, a tmpfs as workbench, the
- *                 overlay, /proc with masks and read-only parts, /dev, /sys, /tmp, pivot_root, host name, drops every
+ *                 overlay, /proc with read-only parts and masks, /sys, /dev, /tmp, pivot_root, host name, drops every
  *                 privilege; then vforks the program, reaps, kills what is left, exits with the program's status.
- *   the program   `program`: setsid, rlimits, signal mask; execve.
+ *   the program   `program`: setsid, umask, descriptors, rlimits, signal mask; execve.
  *
  * Linux 6.8 (lowerdir+), glibc 2.36 (the mount calls), root.  cc -O2 -std=gnu17 -Wall -Wextra -Werror reference.c
  */
@@ -52,10 +53,13 @@
 #define ID_MAP "0 200000 65536"
 #define SCRATCH_SIZE "64m"
 #define SCRATCH_INODES "65536"
-#define HOSTNAME "reference"
-#define MAX_MASKS 22
+#define HOSTNAME "sandbox"
 #define LAST_CAP 40
 #define SETUP_FAILED 71
+#define PRIVATE_DATA ((uint64_t)(MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC))
+#define LOCKED_BITS                                                                              \
+    (SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP | SECBIT_NO_SETUID_FIXUP_LOCKED | \
+     SECBIT_KEEP_CAPS_LOCKED | SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED)
 
 #define COUNT(array) (sizeof(array) / sizeof(array)[0])
 #define TRY(call)          \
@@ -64,14 +68,15 @@
             return -1;     \
     } while (0)
 
-static const char *const masked[] = {
-    "proc/acpi", "proc/asound", "proc/interrupts", "proc/keys", "proc/key-users", "proc/kcore", "proc/kmsg",
-    "proc/kallsyms", "proc/kpagecount", "proc/kpageflags", "proc/kpagecgroup", "proc/config.gz", "proc/vmallocinfo",
-    "proc/slabinfo", "proc/modules", "proc/iomem", "proc/ioports", "proc/latency_stats", "proc/sched_debug",
-    "proc/scsi", "proc/timer_list", "proc/mtrr", "proc/driver", "proc/dynamic_debug", "proc/swaps",
-    "proc/partitions", "proc/diskstats", "proc/zoneinfo", "proc/pagetypeinfo", "proc/buddyinfo",
+/* Names below /proc. A zero ends each list; `main` drops what this kernel does not have. */
+static const char *masked[] = {
+    "acpi", "asound", "bootconfig", "buddyinfo", "bus/pci", "cmdline", "config.gz", "diskstats", "driver",
+    "dynamic_debug", "interrupts", "iomem", "ioports", "kallsyms", "kcore", "key-users", "keys", "kmsg", "kpagecgroup",
+    "kpagecount", "kpageflags", "latency_stats", "modules", "mtrr", "pagetypeinfo", "partitions", "sched_debug", "scsi",
+    "slabinfo", "swaps", "timer_list", "timer_stats", "version_signature", "vmallocinfo", "zoneinfo", NULL,
 };
-static const char *const read_only[] = {"proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger"};
+static const char *read_only[] = {"bus", "fs", "irq", "sys", "sysrq-trigger", NULL};
+static const char *sys_parts[] = {"devices/system/cpu", "devices/system/node", NULL};
 static const char *const devices[] = {"null", "zero", "full", "random", "urandom", "tty"};
 static const struct {
     const char *name, *target;
@@ -82,7 +87,7 @@ static const struct {
 static const struct {
     int resource;
     rlim_t limit;
-} rlimits[] = {{RLIMIT_NOFILE, 1024}, {RLIMIT_CORE, 0}, {RLIMIT_NPROC, 4096}};
+} rlimits[] = {{RLIMIT_CORE, 0}, {RLIMIT_NPROC, 512}, {RLIMIT_NOFILE, 1024}};
 
 struct start {
     const char *rootfs;
@@ -90,7 +95,7 @@ struct start {
     int out[2], err[2], go[2]; /* ours, theirs */
     int pidfd;
     pid_t pid;
-    int lower, scratch, root, dev, sys; /* mounts */
+    int lower, scratch, root, covers, proc, sys, dev; /* mounts */
 };
 
 struct step {
@@ -120,36 +125,39 @@ static int new_mount(const char *type, const char *const (*options)[2], uint64_t
 
 static int open_in(int root, const char *path)
 {
-    struct open_how how = {.flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
+    struct open_how how = {
+        .flags = O_PATH | O_CLOEXEC,
+        .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS,
+    };
     return (int)syscall(SYS_openat2, root, path, &how, sizeof how);
 }
 
-/* The mount goes onto the descriptor that came out of the resolution below the new root. */
-static int attach(const struct start *s, int mount, const char *path)
+/* The mount goes onto the descriptor that came out of the resolution below `base`. */
+static int attach(int mount, int base, const char *path)
 {
     int at, moved;
-    TRY(at = open_in(s->root, path));
+    TRY(mount);
+    TRY(at = open_in(base, path));
     moved = move_mount(mount, "", at, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
     close(at);
     return moved;
 }
 
-static int attach_and_close(const struct start *s, int mount, const char *path)
+static int attach_and_close(int mount, int base, const char *path)
 {
-    TRY(mount);
-    TRY(attach(s, mount, path));
+    TRY(attach(mount, base, path));
     return close(mount);
 }
 
-static int make_file(int dir, const char *name)
+static int clone_below(int base, const char *path, uint64_t attributes, int recursive)
 {
-    return mknodat(dir, name, S_IFREG | 0644, 0);
-}
-
-/* A path that the kernel does not have is no error: 1 instead of 0. */
-static int missing(void)
-{
-    return errno == ENOENT ? 1 : -1;
+    int at, tree;
+    TRY(at = open_in(base, path));
+    TRY(tree = open_tree(at, "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (recursive ? AT_RECURSIVE : 0)));
+    close(at);
+    if (attributes)
+        TRY(set_attr(tree, attributes, recursive));
+    return tree;
 }
 
 static int write_once(const char *path, const char *text)
@@ -268,44 +276,61 @@ static int become_root(struct start *s)
 static int scratch(struct start *s)
 {
     static const char *const options[][2] = {
-        {"size", SCRATCH_SIZE}, {"nr_inodes", SCRATCH_INODES}, {"mode", "0755"}, {NULL, NULL}};
-    static const char *const dirs[] = {"l0", "u", "w", "root", "m"};
+        {"size", SCRATCH_SIZE}, {"nr_inodes", SCRATCH_INODES}, {"mode", "755"}, {NULL, NULL}};
     TRY(s->scratch = new_mount("tmpfs", options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV));
     TRY(move_mount(s->scratch, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH));
-    TRY(fchdir(s->scratch));
-    for (size_t i = 0; i < COUNT(dirs); i++)
-        TRY(mkdir(dirs[i], 0755));
-    return 0;
+    return fchdir(s->scratch);
 }
 
 static int attach_lower(struct start *s)
 {
-    TRY(move_mount(s->lower, "", AT_FDCWD, "l0", MOVE_MOUNT_F_EMPTY_PATH));
-    return close(s->lower);
+    TRY(mkdir("l0", 0755));
+    return attach_and_close(s->lower, s->scratch, "l0");
 }
 
 static int overlay(struct start *s)
 {
     static const char *const options[][2] = {{"lowerdir+", "l0"}, {"upperdir", "u"},  {"workdir", "w"},
                                              {"userxattr", NULL}, {"volatile", NULL}, {NULL, NULL}};
-    TRY(s->root = new_mount("overlay", options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV));
-    return move_mount(s->root, "", AT_FDCWD, "root", MOVE_MOUNT_F_EMPTY_PATH);
+    TRY(mkdir("u", 0755));
+    TRY(mkdir("w", 0755));
+    TRY(s->root = new_mount("overlay", options, MOUNT_ATTR_NODEV));
+    TRY(mkdir("root", 0755));
+    return attach(s->root, s->scratch, "root");
+}
+
+static int covers(struct start *s)
+{
+    static const char *const options[][2] = {{"size", "64k"}, {"nr_inodes", "8"}, {NULL, NULL}};
+    TRY(mkdir("m", 0755));
+    TRY(s->covers = new_mount("tmpfs", options, PRIVATE_DATA));
+    TRY(attach(s->covers, s->scratch, "m"));
+    TRY(mkdirat(s->covers, "dir", 0555));
+    TRY(mknodat(s->covers, "file", S_IFREG | 0444, 0));
+    return set_attr(s->covers, MOUNT_ATTR_RDONLY, 0);
 }
 
 static int proc(struct start *s)
 {
-    uint64_t attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
-    return attach_and_close(s, new_mount("proc", NULL, attributes), "proc");
+    return attach(s->proc = new_mount("proc", NULL, PRIVATE_DATA), s->root, "proc");
 }
 
-static int mask_one(const struct start *s, const char *path)
+static int read_only_paths(struct start *s)
+{
+    for (const char **name = read_only; *name; name++) {
+        int tree = clone_below(s->proc, *name, MOUNT_ATTR_RDONLY | PRIVATE_DATA, 1);
+        TRY(attach_and_close(tree, s->proc, *name));
+    }
+    return 0;
+}
+
+static int mask(const struct start *s, const char *name)
 {
     struct statx found;
-    int at = open_in(s->root, path), cover;
-    if (at < 0)
-        return missing();
+    int at, cover;
+    TRY(at = open_in(s->proc, name));
     TRY(statx(at, "", AT_EMPTY_PATH, STATX_TYPE, &found));
-    TRY(cover = open_tree(AT_FDCWD, S_ISDIR(found.stx_mode) ? "m/dir" : "m/file", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
+    TRY(cover = clone_below(s->covers, S_ISDIR(found.stx_mode) ? "dir" : "file", 0, 0));
     TRY(move_mount(cover, "", at, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH));
     close(cover);
     return close(at);
@@ -313,58 +338,55 @@ static int mask_one(const struct start *s, const char *path)
 
 static int masks(struct start *s)
 {
-    static const char *const options[][2] = {{"size", "4k"}, {"nr_inodes", "3"}, {"mode", "0555"}, {NULL, NULL}};
-    uint64_t attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
-    int cover, done = 0;
-    TRY(cover = new_mount("tmpfs", options, attributes));
-    TRY(mkdirat(cover, "dir", 0555));
-    TRY(mknodat(cover, "file", S_IFREG | 0444, 0));
-    TRY(set_attr(cover, MOUNT_ATTR_RDONLY, 0));
-    TRY(move_mount(cover, "", AT_FDCWD, "m", MOVE_MOUNT_F_EMPTY_PATH));
-    for (size_t i = 0; i < COUNT(masked) && done < MAX_MASKS; i++) {
-        int r;
-        TRY(r = mask_one(s, masked[i]));
-        done += r == 0;
-    }
-    return close(cover);
-}
-
-static int read_only_one(const struct start *s, const char *path)
-{
-    int at = open_in(s->root, path), tree;
-    if (at < 0)
-        return missing();
-    TRY(tree = open_tree(at, "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE));
-    TRY(set_attr(tree, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC, 1));
-    TRY(move_mount(tree, "", at, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH));
-    close(at);
-    return close(tree);
-}
-
-static int read_only_paths(struct start *s)
-{
-    for (size_t i = 0; i < COUNT(read_only); i++)
-        TRY(read_only_one(s, read_only[i]));
+    for (const char **name = masked; *name; name++)
+        TRY(mask(s, *name));
     return 0;
+}
+
+static int make_dirs(int base, const char *path)
+{
+    char prefix[64];
+    for (const char *end = path; end;) {
+        end = strchr(end + 1, '/');
+        snprintf(prefix, sizeof prefix, "%.*s", end ? (int)(end - path) : (int)strlen(path), path);
+        if (mkdirat(base, prefix, 0755) < 0 && errno != EEXIST)
+            return -1;
+    }
+    return 0;
+}
+
+static int sys(struct start *s)
+{
+    static const char *const options[][2] = {{"size", "64k"}, {"mode", "755"}, {NULL, NULL}};
+    int sysfs;
+    TRY(attach(s->sys = new_mount("tmpfs", options, PRIVATE_DATA), s->root, "sys"));
+    TRY(mkdir("s", 0755));
+    TRY(attach(sysfs = new_mount("sysfs", NULL, MOUNT_ATTR_RDONLY | PRIVATE_DATA), s->scratch, "s"));
+    for (const char **part = sys_parts; *part; part++) {
+        TRY(make_dirs(s->sys, *part));
+        TRY(attach_and_close(clone_below(sysfs, *part, MOUNT_ATTR_RDONLY | PRIVATE_DATA, 1), s->sys, *part));
+    }
+    TRY(set_attr(s->sys, MOUNT_ATTR_RDONLY, 0));
+    return close(sysfs);
 }
 
 static int dev(struct start *s)
 {
-    static const char *const options[][2] = {{"size", "64k"}, {"nr_inodes", "64"}, {"mode", "0755"}, {NULL, NULL}};
-    TRY(s->dev = new_mount("tmpfs", options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC));
-    return attach(s, s->dev, "dev");
+    static const char *const options[][2] = {{"size", "64k"}, {"mode", "755"}, {NULL, NULL}};
+    return attach(s->dev = new_mount("tmpfs", options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC), s->root, "dev");
 }
 
+/* The host's nodes: "/" is still the old root, the workbench only lies on top of it. */
 static int dev_nodes(struct start *s)
 {
     for (size_t i = 0; i < COUNT(devices); i++) {
         char path[32];
         int node;
         snprintf(path, sizeof path, "/dev/%s", devices[i]);
-        TRY(make_file(s->dev, devices[i]));
         TRY(node = open_tree(AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
         TRY(set_attr(node, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, 0));
-        TRY(attach_and_close(s, node, path + 1));
+        TRY(mknodat(s->dev, devices[i], S_IFREG | 0666, 0));
+        TRY(attach_and_close(node, s->dev, devices[i]));
     }
     return 0;
 }
@@ -379,71 +401,34 @@ static int dev_symlinks(struct start *s)
 static int dev_pts(struct start *s)
 {
     static const char *const options[][2] = {
-        {"newinstance", NULL}, {"ptmxmode", "0666"}, {"mode", "0620"}, {NULL, NULL}};
+        {"newinstance", NULL}, {"ptmxmode", "666"}, {"mode", "620"}, {NULL, NULL}};
     TRY(mkdirat(s->dev, "pts", 0755));
-    return attach_and_close(s, new_mount("devpts", options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC), "dev/pts");
+    return attach_and_close(new_mount("devpts", options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC), s->dev, "pts");
 }
 
 static int dev_shm(struct start *s)
 {
-    static const char *const options[][2] = {{"size", "64m"}, {"nr_inodes", "65536"}, {"mode", "1777"}, {NULL, NULL}};
-    uint64_t attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
+    static const char *const options[][2] = {{"size", "64m"}, {"mode", "1777"}, {NULL, NULL}};
     TRY(mkdirat(s->dev, "shm", 0755));
-    return attach_and_close(s, new_mount("tmpfs", options, attributes), "dev/shm");
+    return attach_and_close(new_mount("tmpfs", options, PRIVATE_DATA), s->dev, "shm");
 }
 
 static int dev_mqueue(struct start *s)
 {
-    uint64_t attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
     TRY(mkdirat(s->dev, "mqueue", 0755));
-    return attach_and_close(s, new_mount("mqueue", NULL, attributes), "dev/mqueue");
+    return attach_and_close(new_mount("mqueue", NULL, PRIVATE_DATA), s->dev, "mqueue");
 }
 
-static int dev_sealed(struct start *s)
+static int dev_read_only(struct start *s)
 {
-    TRY(set_attr(s->dev, MOUNT_ATTR_RDONLY, 0));
-    return close(s->dev);
-}
-
-static int sys_tree(struct start *s)
-{
-    static const char *const options[][2] = {{"size", "64k"}, {"nr_inodes", "64"}, {"mode", "0755"}, {NULL, NULL}};
-    uint64_t attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
-    TRY(s->sys = new_mount("tmpfs", options, attributes));
-    TRY(attach(s, s->sys, "sys"));
-    TRY(mkdirat(s->sys, "devices", 0755));
-    TRY(mkdirat(s->sys, "devices/system", 0755));
-    TRY(mkdirat(s->sys, "devices/system/cpu", 0755));
-    return mkdirat(s->sys, "devices/system/node", 0755);
-}
-
-static int sys_parts(struct start *s)
-{
-    static const char *const parts[] = {"sys/devices/system/cpu", "sys/devices/system/node"};
-    uint64_t attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
-    int sysfs;
-    TRY(sysfs = new_mount("sysfs", NULL, attributes));
-    for (size_t i = 0; i < COUNT(parts); i++) {
-        int part = open_tree(sysfs, parts[i] + strlen("sys/"), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
-        if (part < 0) {
-            TRY(missing());
-            continue;
-        }
-        TRY(attach_and_close(s, part, parts[i]));
-    }
-    return close(sysfs);
-}
-
-static int sys_sealed(struct start *s)
-{
-    TRY(set_attr(s->sys, MOUNT_ATTR_RDONLY, 0));
-    return close(s->sys);
+    return set_attr(s->dev, MOUNT_ATTR_RDONLY, 0);
 }
 
 static int tmp(struct start *s)
 {
-    static const char *const options[][2] = {{"size", "64m"}, {"nr_inodes", "65536"}, {"mode", "1777"}, {NULL, NULL}};
-    return attach_and_close(s, new_mount("tmpfs", options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV), "tmp");
+    static const char *const options[][2] = {{"size", "64m"}, {"nr_inodes", "65536"}, {"mode", "1777"},
+                                             {"uid", "0"},    {"gid", "0"},           {NULL, NULL}};
+    return attach_and_close(new_mount("tmpfs", options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV), s->root, "tmp");
 }
 
 /* umount2 takes off what is stacked on top of ".": first the workbench, which lies on the old root's "/", then the old
@@ -454,9 +439,7 @@ static int pivot(struct start *s)
     TRY(syscall(SYS_pivot_root, ".", "."));
     TRY(umount2(".", MNT_DETACH));
     TRY(umount2(".", MNT_DETACH));
-    TRY(chdir("/"));
-    close(s->scratch);
-    return close(s->root);
+    return chdir("/");
 }
 
 static int host_name(struct start *s)
@@ -472,6 +455,11 @@ static int drop_privilege(struct start *s)
     (void)s;
     for (unsigned long cap = 0; cap <= LAST_CAP; cap++)
         TRY(prctl(PR_CAPBSET_DROP, cap, 0, 0, 0));
+    TRY(prctl(PR_SET_SECUREBITS, LOCKED_BITS, 0, 0, 0));
+    TRY(syscall(SYS_setgroups, 0, NULL));
+    TRY(syscall(SYS_setresgid, 0, 0, 0));
+    TRY(syscall(SYS_setresuid, 0, 0, 0));
+    TRY(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0));
     TRY(syscall(SYS_capset, &header, none));
     return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 }
@@ -482,6 +470,19 @@ static int session(struct start *s)
 {
     (void)s;
     return setsid();
+}
+
+static int file_mode(struct start *s)
+{
+    (void)s;
+    umask(022);
+    return 0;
+}
+
+static int descriptors(struct start *s)
+{
+    (void)s;
+    return close_range(3, ~0u, CLOSE_RANGE_CLOEXEC);
 }
 
 static int set_rlimits(struct start *s)
@@ -529,19 +530,18 @@ static const struct step inside[] = {
     {"scratch tmpfs", scratch},
     {"attach the lower tree", attach_lower},
     {"overlay", overlay},
+    {"covers", covers},
     {"/proc", proc},
-    {"masked paths", masks},
     {"read-only paths", read_only_paths},
+    {"masked paths", masks},
+    {"/sys", sys},
     {"/dev", dev},
     {"device nodes", dev_nodes},
     {"/dev symlinks", dev_symlinks},
     {"/dev/pts", dev_pts},
     {"/dev/shm", dev_shm},
     {"/dev/mqueue", dev_mqueue},
-    {"/dev read-only", dev_sealed},
-    {"/sys", sys_tree},
-    {"/sys/devices/system", sys_parts},
-    {"/sys read-only", sys_sealed},
+    {"/dev read-only", dev_read_only},
     {"/tmp", tmp},
     {"pivot_root", pivot},
     {"host name", host_name},
@@ -549,6 +549,8 @@ static const struct step inside[] = {
 };
 static const struct step program[] = {
     {"session", session},
+    {"umask", file_mode},
+    {"descriptors", descriptors},
     {"rlimits", set_rlimits},
     {"signal mask", signal_mask},
     {"execve", execute},
@@ -712,6 +714,18 @@ static int run_lanes(struct shared *shared, unsigned runs, unsigned lanes, const
     return failed;
 }
 
+static void drop_missing(const char **names, const char *below)
+{
+    const char **kept = names;
+    char path[64];
+    for (; *names; names++) {
+        snprintf(path, sizeof path, "%s/%s", below, *names);
+        if (faccessat(AT_FDCWD, path, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+            *kept++ = *names;
+    }
+    *kept = NULL;
+}
+
 static void print_json(const struct shared *shared, unsigned runs, uint64_t wall_ns)
 {
     printf("{\"runs_us\": [");
@@ -734,6 +748,9 @@ int main(int argc, char **argv)
         return 2;
     }
     umask(0);
+    drop_missing(masked, "/proc");
+    drop_missing(read_only, "/proc");
+    drop_missing(sys_parts, "/sys");
     uint64_t begin = now_ns();
     int failed = lanes == 1 ? lane(shared, runs, argv[3], argv + 4) : run_lanes(shared, runs, lanes, argv[3], argv + 4);
     uint64_t wall = now_ns() - begin;

@@ -52,7 +52,7 @@ def stay_busy() -> None:
 
 
 def have_threads(count: int, seconds: float) -> None:
-    global pause  # noqa: PLW0603 - the one knob of threads that never end
+    global pause
     pause = seconds
     while len(busy) < count:
         busy.append(threading.Thread(target=stay_busy, daemon=True))
@@ -91,7 +91,8 @@ class Worker:
         area.stack.callback(self.close)
 
     def ask(self, do: str, **arguments: object) -> list[float]:
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
+        assert self._process.stdout
         try:
             self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
             self._process.stdin.flush()

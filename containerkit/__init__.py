@@ -5,10 +5,8 @@
 'hello from a sandbox\\n'
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
+# Type checkers take this name for true. Importing it from typing would cost more than all the rest of this module.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import aio as aio
     from .completed import Completed as Completed
@@ -63,8 +61,9 @@ _MODULES = {
     "completed": ("Completed", "Outcome", "Usage"),
     "doctor": ("doctor",),
     "errors": (
-        "Busy", "ClosedHandle", "ContainerkitError", "Exists", "InvalidValue", "NotFound", "NotPermitted", "ProcessFailed",
-        "ProgramNotExecutable", "ProgramNotFound", "SpawnError", "StatusLost", "SyscallError", "TimeoutExpired", "Unsupported",
+        "Busy", "ClosedHandle", "ContainerkitError", "Exists", "InvalidValue", "NotFound", "NotPermitted",
+        "ProcessFailed", "ProgramNotExecutable", "ProgramNotFound", "SpawnError", "StatusLost", "SyscallError",
+        "TimeoutExpired", "Unsupported",
     ),
     "idmap": ("IdMap", "IdRange"),
     "limits": ("Limits",),
@@ -83,7 +82,7 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = ["__version__", "aio", *sorted(_HOME)]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     # PEP 562: `import containerkit` runs nothing; a name loads its module when it is first used.
     from importlib import import_module
 

@@ -17,18 +17,31 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from . import process as _process
 from . import sandbox as _sandbox
+from . import spawn
 from .completed import Completed
-from .errors import TimeoutExpired
 from .launch import Arg, Launch
 from .process import DEVNULL, PIPE, STDOUT, Stream
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from .options import JoinOptions, JoinRunOptions, LaunchOptions, RunOptions, SandboxOptions
+    from .timeline import Timeline
 
 __all__ = ["DEVNULL", "PIPE", "STDOUT", "Process", "Sandbox", "run"]
 
 
+@overload
+async def run(args: Sequence[Arg], *, text: Literal[True] = True, **options: Unpack[RunOptions]) -> Completed[str]: ...
+@overload
+async def run(args: Sequence[Arg], *, text: Literal[False], **options: Unpack[RunOptions]) -> Completed[bytes]: ...
+@overload
+async def run(args: Sequence[Arg], *, text: bool, **options: Unpack[RunOptions]) -> Completed[Any]: ...
 async def run(args: Sequence[Arg], **options: Any) -> Completed[Any]:
     """:func:`containerkit.run`, awaited: the same arguments, result and errors."""
     values = {**_RUN_DEFAULTS, **options}
@@ -51,9 +64,10 @@ async def _run(launch: Launch, values: dict[str, Any]) -> Completed[Any]:
     stdin = values["stdin"] if values["input"] is None else PIPE
     process = await _start(_process.Process.__new__(_process.Process), launch, stdin, out, out, values["start_timeout"])
     try:
-        talk = _sandbox.Conversation(process, values["limits"], values["timeout"], values["grace"], values["input"], begin)
-        await _converse(talk)
-        completed = talk.completed(values["text"])
+        talk = _sandbox.Conversation(
+            process, values["limits"], values["timeout"], values["grace"], values["input"], begin
+        )
+        completed = talk.completed(await _converse(talk), values["text"])
     except BaseException:
         await _end(process)
         raise
@@ -71,7 +85,7 @@ async def _start(
     deadline = time.monotonic() + timeout
     try:
         while True:
-            with suppress(asyncio.TimeoutError):
+            with suppress(TimeoutError):
                 await _readable(starting.fileno(), max(0.0, deadline - time.monotonic()))
             if starting.advance(0):
                 break
@@ -97,7 +111,7 @@ def _resolve(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-async def _converse(talk: _sandbox.Conversation) -> None:
+async def _converse(talk: _sandbox.Conversation) -> spawn.Exit:
     """Conversation.finish, with the loop instead of poll(2)."""
     loop = asyncio.get_running_loop()
     woken = asyncio.Event()
@@ -117,35 +131,36 @@ async def _converse(talk: _sandbox.Conversation) -> None:
 
     for fd in list(talk.open):
         loop.add_reader(fd, on_read, fd)
-        watched.append(lambda fd=fd: loop.remove_reader(fd))
+        watched.append(partial(loop.remove_reader, fd))
     if talk.stdin >= 0:
         fd = talk.stdin
         loop.add_writer(fd, on_write, fd)
-        watched.append(lambda: loop.remove_writer(fd))
+        watched.append(partial(loop.remove_writer, fd))
     try:
         while talk.open or talk.stdin >= 0:
             woken.clear()
             try:
                 await asyncio.wait_for(woken.wait(), talk.left_seconds())
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 talk.expire()
     finally:
         for stop in watched:
             stop()
-    while not await _ended(talk.process, talk.left_seconds()):
+    while (ended := await _ended(talk.process, talk.left_seconds())) is None:
         talk.expire()
+    return ended
 
 
-async def _ended(process: _process.Process, timeout: float | None) -> bool:
-    """Wait for the end in the loop, then reap. False when it still runs after ``timeout`` seconds."""
+async def _ended(process: _process.Process, timeout: float | None) -> spawn.Exit | None:
+    """Wait for the end in the loop, then reap. None when it still runs after ``timeout`` seconds."""
     if process._exit is not None:
-        return True
+        return process._exit
     started = process._handle()
     try:
         # PID 1 reports just before it exits; the pidfd says that everything in its namespace has ended.
         await _readable(started.first, timeout)
-    except asyncio.TimeoutError:
-        return False
+    except TimeoutError:
+        return None
     return process._try_wait(None)
 
 
@@ -185,7 +200,7 @@ class Process:
         stdout: Stream = None,
         stderr: Stream = None,
         start_timeout: float = 30.0,
-        **options: Any,
+        **options: Unpack[LaunchOptions],
     ) -> Process:
         """Start it; returns when the program runs. Raises as containerkit.Process does."""
         return await cls._from_launch(Launch(args, **options), stdin, stdout, stderr, start_timeout)
@@ -204,22 +219,30 @@ class Process:
         return self
 
     async def _connect(self) -> None:
+        self.stdout, self.stderr = await self._reader(1), await self._reader(2)
+        self.stdin = await self._writer(0)
+
+    async def _reader(self, index: int) -> asyncio.StreamReader | None:
+        fd = self._process._pipes[index]
+        if fd < 0:
+            return None
+        reader = asyncio.StreamReader()
+        file = open(fd, "rb", 0)  # noqa: SIM115, ASYNC230  a pipe: nothing blocks; the transport owns it
+        self._process._pipes[index] = -1
+        connected = asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), file)
+        self._transports.append((await connected)[0])
+        return reader
+
+    async def _writer(self, index: int) -> asyncio.StreamWriter | None:
+        fd = self._process._pipes[index]
+        if fd < 0:
+            return None
+        file = open(fd, "wb", 0)  # noqa: SIM115, ASYNC230
+        self._process._pipes[index] = -1
         loop = asyncio.get_running_loop()
-        pipes = self._process._pipes
-        for index, name in ((1, "stdout"), (2, "stderr")):
-            if pipes[index] >= 0:
-                reader = asyncio.StreamReader()
-                file = open(pipes[index], "rb", 0)  # noqa: SIM115, ASYNC230  a pipe: nothing blocks; the transport owns it
-                pipes[index] = -1
-                transport, _ = await loop.connect_read_pipe(lambda r=reader: asyncio.StreamReaderProtocol(r), file)  # type: ignore[misc]
-                self._transports.append(transport)
-                setattr(self, name, reader)
-        if pipes[0] >= 0:
-            file = open(pipes[0], "wb", 0)  # noqa: SIM115, ASYNC230
-            pipes[0] = -1
-            transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, file)
-            self._transports.append(transport)
-            self.stdin = asyncio.StreamWriter(transport, protocol, None, loop)
+        transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, file)
+        self._transports.append(transport)
+        return asyncio.StreamWriter(transport, protocol, None, loop)
 
     @property
     def pid(self) -> int:
@@ -232,18 +255,16 @@ class Process:
         return self._process.returncode
 
     @property
-    def timeline(self) -> Any:
+    def timeline(self) -> Timeline:
         """When each step of the start was done."""
         return self._process.timeline
 
     async def wait(self, timeout: float | None = None) -> int:
         """Wait for the end of everything it started; the return code. Raises TimeoutExpired; it then still runs."""
-        if not await _ended(self._process, timeout):
-            assert timeout is not None
-            raise TimeoutExpired(list(self._process.args), timeout)
-        code = self.returncode
-        assert code is not None
-        return code
+        ended = await _ended(self._process, timeout)
+        if ended is None:
+            raise self._process._expired(timeout)
+        return _process.returncode(ended.status)
 
     async def communicate(self, input: bytes | None = None) -> tuple[bytes | None, bytes | None]:
         """Send ``input``, read both pipes to their ends, wait."""
@@ -294,13 +315,15 @@ class Process:
 class Sandbox:
     """:class:`containerkit.Sandbox` for asyncio: the same arguments, used with ``async with``."""
 
-    def __init__(self, **options: Any) -> None:
-        self._options = options
+    def __init__(self, *, start_timeout: float = 30.0, **options: Unpack[SandboxOptions]) -> None:
+        self._options, self._start_timeout = options, start_timeout
         self._inner: _sandbox.Sandbox | None = None
 
     async def __aenter__(self) -> Sandbox:
-        inner, launch, timeout = _sandbox.Sandbox._plan(**self._options)
-        inner._init = await _start(_process.Process.__new__(_process.Process), launch, DEVNULL, DEVNULL, DEVNULL, timeout)
+        inner, launch, timeout = _sandbox.Sandbox._plan(start_timeout=self._start_timeout, **self._options)
+        inner._init = await _start(
+            _process.Process.__new__(_process.Process), launch, DEVNULL, DEVNULL, DEVNULL, timeout
+        )
         self._inner = inner
         return self
 
@@ -312,6 +335,16 @@ class Sandbox:
             raise RuntimeError("a Sandbox of containerkit.aio is used inside `async with`")
         return self._inner
 
+    @overload
+    async def run(
+        self, args: Sequence[Arg], *, text: Literal[True] = True, **options: Unpack[JoinRunOptions]
+    ) -> Completed[str]: ...
+    @overload
+    async def run(
+        self, args: Sequence[Arg], *, text: Literal[False], **options: Unpack[JoinRunOptions]
+    ) -> Completed[bytes]: ...
+    @overload
+    async def run(self, args: Sequence[Arg], *, text: bool, **options: Unpack[JoinRunOptions]) -> Completed[Any]: ...
     async def run(self, args: Sequence[Arg], **options: Any) -> Completed[Any]:
         """Run a program to its end in this sandbox; arguments and result as of Sandbox.run."""
         box = self._sandbox()
@@ -330,7 +363,7 @@ class Sandbox:
         stdout: Stream = None,
         stderr: Stream = None,
         start_timeout: float = 30.0,
-        **options: Any,
+        **options: Unpack[JoinOptions],
     ) -> Process:
         """Start a program in this sandbox; arguments as of Sandbox.process."""
         launch = self._sandbox()._join(args, **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def communicate(process: Process, data: bytes | str | None, timeout: float | Non
         if stream is not None:
             stream.close()
     del process.__dict__["_conversation"]
-    return result  # type: ignore[return-value]
+    return result
 
 
 def _result(stream: Any, state: dict[str, Any], text: bool) -> Any:
@@ -117,10 +118,8 @@ def _result(stream: Any, state: dict[str, Any], text: bool) -> Any:
 
 
 def _close_quietly(stream: Any) -> None:
-    try:
+    with suppress(BrokenPipeError):
         stream.close()
-    except BrokenPipeError:
-        pass
 
 
 def write_some(fd: int, data: memoryview) -> memoryview:

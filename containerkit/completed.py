@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, AnyStr, Generic, NamedTuple
 
 if TYPE_CHECKING:
     from .launch import Arg
+    from .process import Record
     from .timeline import Timeline
 
 __all__ = ["Completed", "Outcome", "Usage"]
 
 
-class Outcome(str, Enum):
+class Outcome(StrEnum):
     """Why a run ended."""
 
     EXITED = "exited"  # by itself; ``returncode`` says how
@@ -21,9 +22,6 @@ class Outcome(str, Enum):
     TIMEOUT = "timeout"  # it took longer than ``timeout`` and was ended
     CPU_LIMIT = "cpu_limit"  # the tree used ``limits.cpu_seconds`` of processor time and was killed
     OUTPUT_LIMIT = "output_limit"  # it wrote more than ``limits.output_max``; the middle was cut, or it was killed
-
-    def __str__(self) -> str:
-        return self.value
 
 
 class Usage(NamedTuple):
@@ -50,11 +48,10 @@ class Completed(Generic[AnyStr]):
         args, returncode, stdout, stderr: as in subprocess; ``returncode`` is minus the signal's number when killed.
         outcome: an :class:`Outcome`.
         usage: a :class:`Usage`.
-        timeline: when each step of the start was done.
         stdout_cut, stderr_cut: bytes missing from the middle of each.
     """
 
-    __slots__ = ("args", "outcome", "returncode", "stderr", "stderr_cut", "stdout", "stdout_cut", "timeline", "usage")
+    __slots__ = ("_record", "args", "outcome", "returncode", "stderr", "stderr_cut", "stdout", "stdout_cut", "usage")
 
     def __init__(
         self,
@@ -64,12 +61,21 @@ class Completed(Generic[AnyStr]):
         stderr: AnyStr | None,
         outcome: Outcome,
         usage: Usage,
-        timeline: Timeline,
+        record: Record,
         cut: tuple[int, int],
     ) -> None:
-        self.args, self.returncode, self.stdout, self.stderr = args, returncode, stdout, stderr
-        self.outcome, self.usage, self.timeline = outcome, usage, timeline
+        self.args, self.returncode = args, returncode
+        self.stdout: AnyStr | None = stdout
+        self.stderr: AnyStr | None = stderr
+        self.outcome, self.usage, self._record = outcome, usage, record
         self.stdout_cut, self.stderr_cut = cut
+
+    @property
+    def timeline(self) -> Timeline:
+        """When each step of the start was done."""
+        from .timeline import Timeline
+
+        return Timeline(*self._record)
 
     @property
     def ok(self) -> bool:
@@ -84,7 +90,11 @@ class Completed(Generic[AnyStr]):
             raise ProcessFailed(self)
 
     def __repr__(self) -> str:
-        parts: list[Any] = [f"args={list(self.args)!r}", f"returncode={self.returncode}", f"outcome={self.outcome.value!r}"]
+        parts: list[Any] = [
+            f"args={list(self.args)!r}",
+            f"returncode={self.returncode}",
+            f"outcome={self.outcome.value!r}",
+        ]
         for name in ("stdout", "stderr"):
             value = getattr(self, name)
             if value:

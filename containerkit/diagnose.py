@@ -1,7 +1,7 @@
 """From a failed step to a sentence that says what to do. All such knowledge is here.
 
-A failure arrives as the operation, an errno, the number of the system call, and what the helper could add: the words of a
-file system, or the first bytes of a program that could not be executed.
+A failure arrives as the operation, an errno, the number of the system call, and what the helper could add: the words of
+a file system, or the first bytes of a program that could not be executed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def spawn_error(op: Op | None, err: int, sysno: int, arg: int, detail: bytes) ->
     if op.code is Code.EXEC:
         return _exec_error(op, err, sysno, path, detail)
     hint = _HINTS.get(op.code, _no_hint)(op, err, path, detail)
-    words = f"{op.words} ({_text(path)})" if 0 <= arg and path and _text(path) not in op.words else op.words
+    words = op.words
+    if path and arg >= 0 and os.fsdecode(path) not in words:
+        words += f" ({os.fsdecode(path)})"
     return _make(SpawnError, words, err, sysno, path, hint)
 
 
@@ -39,7 +41,7 @@ def helper_failed(err: int) -> SpawnError:
         _E.EMFILE: "this process has no descriptors left: raise RLIMIT_NOFILE, or close some",
         _E.EAGAIN: "no process may be added: RLIMIT_NPROC, pids.max of the cgroup, or kernel.pid_max is reached",
         _E.ENOMEM: "the kernel has no memory for a new process",
-        _E.ENOSYS: "clone3 or execveat is missing: a seccomp filter around this process (an older docker?) refuses them",
+        _E.ENOSYS: "clone3 or execveat is missing: a seccomp filter around us (an older docker?) refuses them",
     }.get(err)
     return _make(SpawnError, "start the helper program", err, -1, None, hint)
 
@@ -53,13 +55,13 @@ def start_timeout(first: int) -> errors.ContainerkitError:
 
 def died_silently(first: int) -> SpawnError:
     who = "the first process" if first >= 0 else "the helper"
-    hint = f"{who} was killed during the set-up: by the OOM killer, a signal from outside, or a seccomp filter around us"
+    hint = (
+        f"{who} was killed during the set-up: by the OOM killer, a signal from outside, or a seccomp filter around us"
+    )
     return _make(SpawnError, "finish the set-up", _E.ECHILD, -1, None, hint)
 
 
-def _make(
-    kind: type[SpawnError], step: str, err: int, sysno: int, path: bytes | None, hint: str | None
-) -> SpawnError:
+def _make(kind: type[SpawnError], step: str, err: int, sysno: int, path: bytes | None, hint: str | None) -> SpawnError:
     fields = {"errno": err, "step": step, "syscall": _SYSCALLS.get(sysno), "path": _text(path), "hint": hint}
     return kind(fields)
 
@@ -74,9 +76,7 @@ def _path_of(op: Op) -> bytes | None:
     return op.strings[0] if op.strings and op.code in _NAMES_A_PATH else None
 
 
-_NAMES_A_PATH = frozenset(
-    {Code.TREE, Code.ATTACH, Code.CLONE, Code.MKDIR, Code.FILE, Code.CHDIR, Code.NEWIDMAP}
-)
+_NAMES_A_PATH = frozenset({Code.TREE, Code.ATTACH, Code.CLONE, Code.MKDIR, Code.FILE, Code.CHDIR, Code.NEWIDMAP})
 
 
 # ---- exec ------------------------------------------------------------------------------------------------------------
@@ -86,6 +86,7 @@ def _exec_error(op: Op, err: int, sysno: int, path: bytes | None, head: bytes) -
     argv0 = op.strings[0]
     tried = op.strings[op.a + op.b :]
     step = f"execute {_text(argv0)!r}"
+    hint: str | None
     if err in (_E.ENOENT, _E.ENOTDIR):
         if head and path:
             return _make(ProgramNotFound, step, err, sysno, path, _missing_interpreter(path, head))
@@ -97,14 +98,12 @@ def _exec_error(op: Op, err: int, sysno: int, path: bytes | None, head: bytes) -
         return _make(ProgramNotFound, step, err, sysno, argv0, hint)
     if err in (_E.EACCES, _E.EPERM):
         hint = (
-            "the file exists but may not be executed: no execute permission for this user (ids are mapped), a directory, "
-            "or a mount with noexec"
+            "the file exists but may not be executed: no execute permission for this user (ids are mapped), "
+            "a directory, or a mount with noexec"
         )
         return _make(ProgramNotExecutable, step, err, sysno, path or argv0, hint)
     if err == _E.ENOEXEC:
-        hint = (
-            'the file is neither a program for this machine nor a script with a first line like "#!/bin/sh"'
-        )
+        hint = 'the file is neither a program for this machine nor a script with a first line like "#!/bin/sh"'
         return _make(ProgramNotExecutable, step, err, sysno, path or argv0, hint)
     hint = {
         _E.E2BIG: "the arguments and the environment together are larger than a quarter of the stack limit (execve(2))",
@@ -116,16 +115,19 @@ def _exec_error(op: Op, err: int, sysno: int, path: bytes | None, head: bytes) -
 
 
 def _missing_interpreter(path: bytes, head: bytes) -> str:
+    name = os.fsdecode(path)
     script = re.match(rb"#![ \t]*([^ \t\n]+)", head)
     if script:
-        return f"{_text(path)} exists, but its interpreter {_text(script[1])} (first line) does not exist inside the root"
+        return (
+            f"{name} exists, but its interpreter {os.fsdecode(script[1])} (first line) does not exist inside the root"
+        )
     interpreter = _elf_interpreter(head)
     if interpreter:
         return (
-            f"{_text(path)} exists, but its ELF interpreter {_text(interpreter)} does not exist inside the root: a dynamic "
-            "program needs its loader and libraries there (or link it statically)"
+            f"{name} exists, but its ELF interpreter {os.fsdecode(interpreter)} does not exist inside the root: "
+            "a dynamic program needs its loader and libraries there (or link it statically)"
         )
-    return f"{_text(path)} exists, but something that it needs does not"
+    return f"{name} exists, but something that it needs does not"
 
 
 def _elf_interpreter(head: bytes) -> bytes | None:
@@ -180,9 +182,11 @@ def user_namespace_hint(err: int) -> str | None:
 _USERNS_SWITCHES = (
     ("kernel/unprivileged_userns_clone", "0", "ordinary users may make no user namespaces; "
      "`sysctl kernel.unprivileged_userns_clone=1` allows it"),
-    ("user/max_user_namespaces", "0", "no user namespaces may be made; `sysctl user.max_user_namespaces=10000` allows it"),
-    ("kernel/apparmor_restrict_unprivileged_userns", "1", "AppArmor gives programs without a profile a user namespace with "
-     "no rights; add a profile with `userns,` for this interpreter, or set the sysctl to 0"),
+    ("user/max_user_namespaces", "0",
+     "no user namespaces may be made; `sysctl user.max_user_namespaces=10000` allows it"),
+    ("kernel/apparmor_restrict_unprivileged_userns", "1",
+     "AppArmor gives programs without a profile a user namespace with no rights; "
+     "add a profile with `userns,` for this interpreter, or set the sysctl to 0"),
 )  # fmt: skip
 
 
@@ -193,8 +197,8 @@ def _no_hint(op: Op, err: int, path: bytes | None, detail: bytes) -> str | None:
 def _idmap(op: Op, err: int, path: bytes | None, detail: bytes) -> str | None:
     if err == _E.EPERM:
         return (
-            "the kernel refused the id map: an ordinary user may map its own uid and gid only (IdMap.single()); ranges need "
-            "newuidmap, or root. " + (user_namespace_hint(0) or "")
+            "the kernel refused the id map: an ordinary user may map its own uid and gid only (IdMap.single()); ranges "
+            "need newuidmap, or root. " + (user_namespace_hint(0) or "")
         )
     return "the id map overlaps itself, or has more than 340 lines" if err == _E.EINVAL else None
 
@@ -210,7 +214,10 @@ def _tree(op: Op, err: int, path: bytes | None, detail: bytes) -> str | None:
     if err == _E.ESTALE:
         return "the path was replaced by another file or directory between the check and the mount"
     if err == _E.EACCES:
-        return "a directory on the way may not be searched by this user; as an ordinary user the mount is made with your rights"
+        return (
+            "a directory on the way may not be searched by this user; as an ordinary user the mount is made with your "
+            "rights"
+        )
     if err == _E.EINVAL and op.flags & (1 << 1):
         return "this file system, or one mounted below the path, does not support idmapped mounts: pass idmap=False"
     return None
@@ -223,8 +230,9 @@ def _fs(op: Op, err: int, path: bytes | None, detail: bytes) -> str | None:
         return _overlay(err, said)
     if err == _E.EPERM and kind in (b"proc", b"sysfs"):
         return (
-            f"a new {kind.decode()} is refused when the one that is visible here has other mounts over parts of it, as in "
-            "docker's default containers: run the outer container with its paths unmasked, or bind the outer one instead"
+            f"a new {kind.decode()} is refused when the one that is visible here has other mounts over parts of it, "
+            "as in docker's default containers: run the outer container with its paths unmasked, or bind the outer one "
+            "instead"
         )
     if err == _E.ENODEV:
         return f"this kernel has no {kind.decode()} file system (is its module loaded?)"
@@ -235,8 +243,8 @@ def _overlay(err: int, said: str) -> str | None:
     suffix = f" (it said: {said})" if said else ""
     if err == _E.EINVAL:
         return (
-            "overlayfs refused the layers: the upper and work directories must be on one file system that supports xattrs and "
-            f"is not overlayfs itself, and no layer may lie within another{suffix}"
+            "overlayfs refused the layers: the upper and work directories must be on one file system that supports "
+            f"xattrs and is not overlayfs itself, and no layer may lie within another{suffix}"
         )
     if err == _E.ENODEV:
         return "this kernel has no overlayfs: `modprobe overlay`"
@@ -251,19 +259,27 @@ def _attach(op: Op, err: int, path: bytes | None, detail: bytes) -> str | None:
     if err == _E.ENOENT:
         return "the destination is missing, or is a dangling symbolic link"
     if err == _E.EROFS:
-        return "the destination is missing and the root is read-only: create it there, or give the root a writable overlay"
+        return (
+            "the destination is missing and the root is read-only: create it there, or give the root a writable overlay"
+        )
     if err == _E.ENOTDIR:
         return "a directory can be mounted only on a directory, and a file only on a file"
     if err in (_E.EACCES, _E.EOVERFLOW):
-        return "the destination is missing and cannot be created there by this user: its directory belongs to an id outside the map"
+        return (
+            "the destination is missing and cannot be created there by this user: its directory belongs to an id "
+            "outside the map"
+        )
     return None
 
 
 def _creds(op: Op, err: int, path: bytes | None, detail: bytes) -> str | None:
     if err == _E.ESRCH:
-        return f"no such name in /etc/passwd or /etc/group inside the root: {_text(path)!r}; give a number, or add the name"
+        name = repr(_text(path))
+        return f"no such name in /etc/passwd or /etc/group inside the root: {name}; give a number, or add the name"
     if err == _E.EINVAL:
-        return "the id has no place in the id map of this user namespace, or a file in /etc inside the root is malformed"
+        return (
+            "the id has no place in the id map of this user namespace, or a file in /etc inside the root is malformed"
+        )
     if err in (_E.ELOOP, _E.EXDEV):
         return "/etc/passwd or /etc/group inside the root is a link that leads nowhere safe"
     return None
@@ -284,12 +300,10 @@ def _rlimit(op: Op, err: int, path: bytes | None, detail: bytes) -> str | None:
 def _join(op: Op, err: int, path: bytes | None, detail: bytes) -> str | None:
     if err == _E.EPERM:
         return (
-            "entering a namespace needs CAP_SYS_ADMIN in the user namespace that owns it: join that user namespace too, or be "
-            "its owner or root"
+            "entering a namespace needs CAP_SYS_ADMIN in the user namespace that owns it: join that user namespace "
+            "too, or be its owner or root"
         )
-    return (
-        "the namespace's last process has ended, or it is the one we are in" if err == _E.EINVAL else None
-    )
+    return "the namespace's last process has ended, or it is the one we are in" if err == _E.EINVAL else None
 
 
 def _loopback(op: Op, err: int, path: bytes | None, detail: bytes) -> str | None:
@@ -315,15 +329,17 @@ def _syscall_names() -> dict[int, str]:
     """The calls that the helper makes, by number, for the two machines that it is built for."""
     x86_64 = os.uname().machine == "x86_64"
     table = {
-        "read": (0, 63), "write": (1, 64), "openat": (257, 56), "openat2": (437, 437), "dup3": (292, 24), "fcntl": (72, 25),
-        "execve": (59, 221), "clone3": (435, 435), "unshare": (272, 97), "setns": (308, 268), "mount": (165, 40),
-        "umount2": (166, 39), "pivot_root": (155, 41), "chdir": (80, 49), "fchdir": (81, 50), "getcwd": (79, 17),
-        "fsopen": (430, 430), "fsconfig": (431, 431), "fsmount": (432, 432), "open_tree": (428, 428), "move_mount": (429, 429),
-        "mount_setattr": (442, 442), "statx": (332, 291), "mkdirat": (258, 34), "mknodat": (259, 33), "symlinkat": (266, 36),
-        "sethostname": (170, 161), "setdomainname": (171, 162), "socket": (41, 198), "ioctl": (16, 29), "setgroups": (116, 159),
-        "setresuid": (117, 147), "setresgid": (119, 149), "capset": (126, 91), "prctl": (157, 167), "prlimit64": (302, 261),
-        "setpriority": (141, 140), "sched_setaffinity": (203, 122), "setsid": (112, 157), "socketpair": (53, 199),
-        "close_range": (436, 436), "pipe2": (293, 59), "sendmsg": (46, 211), "signalfd4": (289, 74), "fchown": (93, 55),
+        "read": (0, 63), "write": (1, 64), "openat": (257, 56), "openat2": (437, 437), "dup3": (292, 24),
+        "fcntl": (72, 25), "execve": (59, 221), "clone3": (435, 435), "unshare": (272, 97), "setns": (308, 268),
+        "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chdir": (80, 49), "fchdir": (81, 50),
+        "getcwd": (79, 17), "fsopen": (430, 430), "fsconfig": (431, 431), "fsmount": (432, 432),
+        "open_tree": (428, 428), "move_mount": (429, 429), "mount_setattr": (442, 442), "statx": (332, 291),
+        "mkdirat": (258, 34), "mknodat": (259, 33), "symlinkat": (266, 36), "sethostname": (170, 161),
+        "setdomainname": (171, 162), "socket": (41, 198), "ioctl": (16, 29), "setgroups": (116, 159),
+        "setresuid": (117, 147), "setresgid": (119, 149), "capset": (126, 91), "prctl": (157, 167),
+        "prlimit64": (302, 261), "setpriority": (141, 140), "sched_setaffinity": (203, 122), "setsid": (112, 157),
+        "socketpair": (53, 199), "close_range": (436, 436), "pipe2": (293, 59), "sendmsg": (46, 211),
+        "signalfd4": (289, 74), "fchown": (93, 55),
     }  # fmt: skip
     return {numbers[0 if x86_64 else 1]: name for name, numbers in table.items()}
 

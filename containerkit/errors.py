@@ -18,8 +18,8 @@
     ├── TimeoutExpired (subprocess.TimeoutExpired, TimeoutError)
     └── ProcessFailed (subprocess.CalledProcessError)
 
-Subclasses of OSError keep its contract: ``errno``, ``strerror`` and ``filename`` are set and the builtin subclass for the
-errno is a base class, so ``except PermissionError`` works. All of them pickle.
+Subclasses of OSError keep its contract: ``errno``, ``strerror`` and ``filename`` are set and the builtin subclass for
+the errno is a base class, so ``except PermissionError`` works. All of them pickle.
 """
 
 from __future__ import annotations

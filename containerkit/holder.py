@@ -39,7 +39,7 @@ class Holder:
         return self._started.first
 
     def take_namespace(self) -> int:
-        """The descriptor of the one namespace that the plan's NAMESPACES operation opened; the caller's to close."""
+        """A descriptor of the namespace that the plan's NAMESPACES operation opened; the caller's to close."""
         return self._started.namespaces.pop()
 
     def close(self) -> None:
@@ -49,7 +49,7 @@ class Holder:
             if started.first >= 0 and os.getpid() == self._maker:
                 spawn.kill(started.first, signal.SIGKILL)
                 with suppress(StatusLost):  # if the host program reaped it, it is gone, which is what counts
-                    spawn.wait_status(started.first, None)
+                    spawn.wait_status(started.first)
         finally:
             started.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+from contextlib import suppress
 from functools import cache
 
 import attrs
@@ -12,6 +13,7 @@ import attrs
 from .errors import InvalidValue, Unsupported
 from .kernel.fd import Fd
 from .plan import DENY_GROUPS, Code, Op, Plan, Stage
+from .value import Value
 
 __all__ = ["IdMap", "IdRange"]
 
@@ -33,12 +35,12 @@ def _extents(value: object) -> tuple[Extent, ...]:
     return extents
 
 
-@attrs.frozen
-class IdMap:
+@attrs.frozen(eq=False, repr=False)
+class IdMap(Value):
     """The ``uid_map`` and ``gid_map`` of a user namespace (user_namespaces(7)).
 
-    Each line is (first id inside, first id outside, count). ``tool`` says that the maps are written by the setuid programs
-    newuidmap and newgidmap, which let an ordinary user map the ranges that /etc/subuid and /etc/subgid grant.
+    Each line is (first id inside, first id outside, count). ``tool`` says that the maps are written by the setuid
+    programs newuidmap and newgidmap, which let an ordinary user map the ranges that /etc/subuid and /etc/subgid grant.
     """
 
     uid: tuple[Extent, ...] = attrs.field(converter=_extents)
@@ -77,6 +79,11 @@ class IdMap:
     def denies_setgroups(self) -> bool:
         """Whether setgroups(2) is switched off inside, which the kernel demands of a map made without privilege."""
         return not self.tool and os.geteuid() != 0
+
+    @property
+    def maps_host_root(self) -> bool:
+        """Whether the caller's id 0 has a place inside."""
+        return any(outside == 0 for extents in (self.uid, self.gid) for _, outside, _ in extents)
 
     def covers(self, uid: int, gid: int) -> bool:
         """Whether both ids have a place inside."""
@@ -131,10 +138,8 @@ def _subordinate_ranges(path: str) -> list[tuple[int, int]]:
 
     uid = os.geteuid()
     names = {str(uid)}
-    try:
+    with suppress(KeyError):  # a user without a name can still be listed by number
         names.add(pwd.getpwuid(uid).pw_name)
-    except KeyError:
-        pass  # a user without a name can still be listed by number
     ranges = [(start, count) for name, start, count in _read_subordinate(path) if name in names]
     if not ranges:
         raise Unsupported(
@@ -184,7 +189,9 @@ class IdRange(Fd):
         """Find and lock a free range. Raises Unsupported when ids cannot be mapped here or all 8,191 are in use."""
         global _next
         if not owns_all_ids():
-            raise Unsupported("this process is in a user namespace itself and has no id ranges to give: use IdMap.single()")
+            raise Unsupported(
+                "this process is in a user namespace itself and has no id ranges to give: use IdMap.single()"
+            )
         fd = _open_lock_file()
         try:
             taken = _taken(_mtime("/etc/subuid"), _mtime("/etc/subgid"))
@@ -210,7 +217,7 @@ class IdRange(Fd):
         extents = ((0, self.start, RANGE),)
         plan.add(_write_op(extents, extents, False))
 
-    denies_setgroups = False
+    denies_setgroups = maps_host_root = False
 
     def covers(self, uid: int, gid: int) -> bool:
         return 0 <= uid < RANGE and 0 <= gid < RANGE

@@ -32,8 +32,8 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 Arg = str | bytes | os.PathLike[str]
 
 RLIMITS = (
-    "cpu", "fsize", "data", "stack", "core", "rss", "nproc", "nofile", "memlock", "as", "locks", "sigpending", "msgqueue",
-    "nice", "rtprio", "rttime",
+    "cpu", "fsize", "data", "stack", "core", "rss", "nproc", "nofile", "memlock", "as", "locks", "sigpending",
+    "msgqueue", "nice", "rtprio", "rttime",
 )  # fmt: skip
 """Resource limits by name (getrlimit(2)); the index is the number, the same on x86-64 and aarch64."""
 INFINITY = (1 << 64) - 1
@@ -47,9 +47,9 @@ class Launch:
     """Everything about a process but its standard streams, checked. One value for Process, run, Sandbox and aio."""
 
     __slots__ = (
-        "affinity", "args", "cgroup", "cpu_seconds", "cwd", "domainname", "env", "groups", "hold", "hostname", "idmap", "init",
-        "join", "mounts", "namespaces", "nice", "oom_score_adj", "pass_fds", "proc", "rlimits", "root", "security", "session", "tty", "umask",
-        "user",
+        "affinity", "args", "cgroup", "cpu_seconds", "cwd", "domainname", "env", "groups", "hold", "host_root", "hostname", "idmap",
+        "init", "join", "mounts", "namespaces", "nice", "oom_score_adj", "pass_fds", "proc", "rlimits", "root",
+        "security", "session", "tty", "umask", "user",
     )  # fmt: skip
 
     def __init__(
@@ -81,9 +81,11 @@ class Launch:
         hold: bool = False,
         join: Sequence[tuple[str, int]] = (),
         proc: Proc | None = None,
+        host_root: bool = True,
     ) -> None:
         """Beside the options of Process: ``hold`` waits instead of running a program; ``join`` are a
-        sandbox's namespaces, (kind, descriptor) with the user namespace first, and ``proc`` the /proc that the joiner gets for its own pid namespace.
+        sandbox's namespaces, (kind, descriptor) with the user namespace first, and ``proc`` the /proc that the joiner
+        gets for its own pid namespace.
         """
         self.args = () if hold else _args(args)
         self.root = root
@@ -98,23 +100,34 @@ class Launch:
         self.hostname, self.domainname, self.session = hostname, domainname, session
         self.nice, self.affinity, self.oom_score_adj = nice, affinity, oom_score_adj
         self.cpu_seconds, self.hold = cpu_seconds, hold
-        self.join, self.proc = join, proc
+        self.join, self.proc, self.host_root = join, proc, host_root
         self.init = self.namespaces.new("pid") if init is None else init
         self._check()
 
     def _check(self) -> None:
         ns = self.namespaces
         if (self.root is not None or self.mounts) and not ns.new("mnt"):
-            raise InvalidValue("a root or mounts need a mount namespace of their own: namespaces=Namespaces(mnt='new', ...)")
+            raise InvalidValue(
+                "a root or mounts need a mount namespace of their own: namespaces=Namespaces(mnt='new', ...)"
+            )
         if self.init and not ns.new("pid"):
             raise InvalidValue("init=True needs namespaces.pid='new': only there can PID 1 end everything it started")
         if self.cpu_seconds is not None and not self.init:
-            raise InvalidValue("a limit on processor time is watched by PID 1: it needs init=True and a new pid namespace")
+            raise InvalidValue(
+                "a limit on processor time is watched by PID 1: it needs init=True and a new pid namespace"
+            )
         for name in ("hostname", "domainname"):
             if getattr(self, name) is not None and not ns.new("uts"):
                 raise InvalidValue(f"{name}= needs namespaces.uts='new': it would change the machine's own")
         if self.idmap is not None and not ns.new("user"):
             raise InvalidValue("idmap= needs namespaces.user='new'")
+
+    @property
+    def maps_host_root(self) -> bool:
+        """Whether the host's root will have a place inside."""
+        if self.idmap is not None:
+            return self.idmap.maps_host_root
+        return not (self.namespaces.new("user") and (owns_all_ids() or os.geteuid() != 0))
 
     def allocate_ids(self) -> IdRange | None:
         """A range for this start when none was asked for and the caller may have one; the process then owns it."""
@@ -135,17 +148,27 @@ def compile_launch(launch: Launch, ids: IdRange | None) -> Plan:
     if ns.new("user"):
         idmap = launch.idmap or ids or IdMap.single()
     outside = _may_mount()
-    build = Build(plan, outside=outside, idmap=idmap is not None)
+    host_root = launch.host_root if launch.join else launch.maps_host_root
+    build = Build(plan, outside=outside, idmap=idmap is not None, host_root=host_root)
     try:
         _before(plan, launch)
         ns.compile(plan, root_caller=outside)
         for kind, fd in launch.join:
-            plan.add(Op(Code.JOIN, Stage.JOIN, f"join the sandbox's {kind} namespace", fd=plan.fd(fd), a=p.CLONE_FLAGS[kind]))
+            plan.add(
+                Op(Code.JOIN, Stage.JOIN, f"join the sandbox's {kind} namespace", fd=plan.fd(fd), a=p.CLONE_FLAGS[kind])
+            )
         plan.hop = bool(launch.join)
         if launch.hold:
             kinds = [kind for kind, which in ns.items() if which == "new"]
             flags = sum(p.CLONE_FLAGS[kind] for kind in kinds)
-            plan.add(Op(Code.NAMESPACES, Stage.EARLY, f"open its {', '.join(kinds)} namespaces for those who will join", a=flags))
+            plan.add(
+                Op(
+                    Code.NAMESPACES,
+                    Stage.EARLY,
+                    f"open its {', '.join(kinds)} namespaces for those who will join",
+                    a=flags,
+                )
+            )
         _identity(plan, launch, idmap)
         if ns.new("mnt"):
             plan.add(_PRIVATE)
@@ -236,7 +259,9 @@ def _compile_mounts(build: Build, launch: Launch) -> None:
         build.plan.add(_READ_ONLY)
     if launch.tty and has_dev(launch):
         rows, columns = launch.tty if isinstance(launch.tty, tuple) else (24, 80)
-        build.plan.add(Op(Code.PTY, Stage.INSIDE, f"open a terminal of {rows} x {columns}", slot=p.SLOT_PTS, a=rows, b=columns))
+        build.plan.add(
+            Op(Code.PTY, Stage.INSIDE, f"open a terminal of {rows} x {columns}", slot=p.SLOT_PTS, a=rows, b=columns)
+        )
     build.plan.add(_PIVOT)
 
 
@@ -270,7 +295,7 @@ def _name_op(code: Code, what: str, name: str) -> Op:
     return Op(code, Stage.INSIDE, f"set the {what}name to {name}", name.encode())
 
 
-# ---- who ---------------------------------------------------------------------------------------------------------------
+# ---- who -------------------------------------------------------------------------------------------------------------
 
 _NUMBER = re.compile(r"[0-9]{1,10}", re.ASCII)
 # What useradd(8) accepts, and upper case: nothing that means something in /etc/passwd.
@@ -298,15 +323,19 @@ def _credentials(plan: Plan, launch: Launch, idmap: IdMap | IdRange | None) -> N
         _id(str(number), launch.groups)
     if launch.groups and flags & p.NO_GROUPS:
         raise Unsupported(
-            "groups= needs an id map made with privilege: IdMap.subordinate() (newgidmap), or root; a map of the caller's own "
-            "id alone denies setgroups(2)"
+            "groups= needs an id map made with privilege: IdMap.subordinate() (newgidmap), or root; a map of the "
+            "caller's own id alone denies setgroups(2)"
         )
     plan.add(_creds_op(flags, keep, user_name, group_name, uid, gid, launch.groups))
 
 
 @cache
 def _creds_op(flags: int, keep: int, user: str, group: str, uid: int, gid: int, groups: tuple[int, ...]) -> Op:
-    what = [] if flags & p.KEEP_CREDS else [f"become user {user or uid}, group {group or ('of that user' if user else gid)}"]
+    what = (
+        []
+        if flags & p.KEEP_CREDS
+        else [f"become user {user or uid}, group {group or ('of that user' if user else gid)}"]
+    )
     if flags & p.DROP_BOUNDING:
         kept = [f"CAP_{name}" for name in _cap_names(keep)]
         what.append(f"keep {', '.join(kept)}" if kept else "drop every capability")
@@ -314,7 +343,9 @@ def _creds_op(flags: int, keep: int, user: str, group: str, uid: int, gid: int, 
         what.append("set no_new_privs")
     ids = [number.to_bytes(4, "little") for number in groups]
     words = "; ".join(what) or "keep the caller's credentials"
-    return Op(Code.CREDS, Stage.INSIDE, words, user.encode(), group.encode(), *ids, flags=flags, a=keep, b=uid | gid << 32)
+    return Op(
+        Code.CREDS, Stage.INSIDE, words, user.encode(), group.encode(), *ids, flags=flags, a=keep, b=uid | gid << 32
+    )
 
 
 def _cap_names(mask: int) -> list[str]:
@@ -342,7 +373,9 @@ def parse_user(user: int | str | None) -> tuple[str, str, int, int]:
     user_name, uid = ("", _id(who, user)) if _NUMBER.fullmatch(who) else (_name(who, user), 0)
     if not colon:
         return user_name, "", uid, uid
-    return (user_name, "", uid, _id(group, user)) if _NUMBER.fullmatch(group) else (user_name, _name(group, user), uid, 0)
+    return (
+        (user_name, "", uid, _id(group, user)) if _NUMBER.fullmatch(group) else (user_name, _name(group, user), uid, 0)
+    )
 
 
 def _id(text: str, whole: object) -> int:
@@ -357,7 +390,7 @@ def _name(text: str, whole: object) -> str:
     return text
 
 
-# ---- the program -------------------------------------------------------------------------------------------------------
+# ---- the program -----------------------------------------------------------------------------------------------------
 
 _SESSION = Op(Code.SESSION, Stage.PROGRAM, "start a session of its own")
 _SESSION_TTY = Op(Code.SESSION, Stage.PROGRAM, "start a session of its own, controlled by the terminal", flags=p.CTTY)
@@ -421,7 +454,9 @@ def _rlimit_op(name: str, soft: int, hard: int) -> Op:
         raise InvalidValue(f"unknown resource limit {name!r}; one of {', '.join(RLIMITS)}") from None
     soft, hard = (INFINITY if value == -1 else value for value in (soft, hard))
     if not 0 <= soft <= hard <= INFINITY:
-        raise InvalidValue(f"resource limit {name}: soft {soft} must not be more than hard {hard}, both from 0 (-1 is none)")
+        raise InvalidValue(
+            f"resource limit {name}: soft {soft} must not be more than hard {hard}, both from 0 (-1 is none)"
+        )
     shown = f"{soft}" if soft == hard else f"{soft} (at most {hard})"
     return Op(Code.RLIMIT, Stage.PROGRAM, f"limit {name.lower()} to {shown}", fd=number, a=soft, b=hard)
 
@@ -434,8 +469,8 @@ def _chdir_op(cwd: bytes) -> Op:
 def _args(args: Sequence[Arg]) -> tuple[Arg, ...]:
     if isinstance(args, (str, bytes)):
         raise TypeError(
-            f"args must be a sequence of strings, not one string: {args!r}; write ['/bin/sh', '-c', {args!r}], or split it with "
-            "shlex.split()"
+            f"args must be a sequence of strings, not one string: {args!r}; write ['/bin/sh', '-c', {args!r}], or "
+            "split it with shlex.split()"
         )
     result = tuple(args)
     if not result:

@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 import attrs
 
 from .errors import InvalidValue
 from .units import size as parse_size
+from .value import Value
 
 __all__ = ["Limits"]
 
 
-def _positive(instance: object, attribute: attrs.Attribute[object], value: object) -> None:
+def _positive(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if value is not None and not (isinstance(value, (int, float)) and value > 0):
         raise InvalidValue(f"{attribute.name}={value!r} must be more than 0, or None for no limit")
 
 
-@attrs.frozen(kw_only=True)
-class Limits:
+@attrs.frozen(eq=False, repr=False, kw_only=True)
+class Limits(Value):
     """Bounds that hold with or without cgroups; each has a default that an ordinary program does not meet.
 
     Attributes:
-        pids_max: processes and threads at one time (RLIMIT_NPROC, counted for the user in the sandbox's own user namespace;
-            Linux 5.14). PID 1 counts as one.
+        pids_max: processes and threads at one time (RLIMIT_NPROC, counted for the user in the sandbox's own user
+            namespace; Linux 5.14). PID 1 counts as one.
         cpu_seconds: processor time of the whole tree, orphans included; PID 1 watches it and kills everything.
         output_max: bytes kept of each of stdout and stderr: the first and the last half. Eight times as much kills it.
-        nofile: open descriptors of a process (RLIMIT_NOFILE), at most the caller's own hard limit.
+        nofile: open descriptors of a process (RLIMIT_NOFILE), at most the caller's own limit.
         file_size_max: bytes of one file (RLIMIT_FSIZE).
     """
 
     pids_max: int | None = attrs.field(default=512, validator=_positive)
     cpu_seconds: float | None = attrs.field(default=None, validator=_positive)
-    output_max: int | None = attrs.field(default="16M", converter=attrs.converters.optional(parse_size))
+    output_max: int | None = attrs.field(default=16 << 20, converter=attrs.converters.optional(parse_size))
     nofile: int | None = attrs.field(default=1024, validator=_positive)
     file_size_max: int | None = attrs.field(default=None, converter=attrs.converters.optional(parse_size))
 
@@ -40,14 +44,7 @@ class Limits:
         if self.pids_max is not None:
             limits["nproc"] = self.pids_max
         if self.nofile is not None:
-            limits["nofile"] = min(self.nofile, _hard_nofile())
+            limits["nofile"] = min(self.nofile, os.sysconf("SC_OPEN_MAX"))
         if self.file_size_max is not None:
             limits["fsize"] = self.file_size_max
         return limits
-
-
-def _hard_nofile() -> int:
-    import resource
-
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    return 1 << 30 if hard == resource.RLIM_INFINITY else hard

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 from functools import cache
-from typing import Literal
+from typing import Literal, Self
 
 import attrs
-from typing_extensions import Self
 
 from . import plan as p
 from .errors import InvalidValue, syscall_error
@@ -21,6 +21,7 @@ from .kernel.calls import StrPath
 from .kernel.fd import Fd
 from .plan import Code, Op, Plan, Stage
 from .units import size as parse_size
+from .value import Value
 
 __all__ = ["Bind", "Build", "Dev", "File", "MountTree", "Proc", "Sysfs", "Tmpfs"]
 
@@ -37,26 +38,41 @@ _PROPAGATION = {"private": calls.MS_PRIVATE, "slave": calls.MS_SLAVE}
 class Build:
     """A plan under construction, and what its parts must know of each other.
 
-    ``outside`` says that the caller may clone mounts itself (root); otherwise the first process does it, by path and with
-    a check that the path is still the object that was opened. ``idmap`` says that such clones can be mapped through a new
-    user namespace.
+    ``outside`` says that the caller may clone mounts itself (root); otherwise the first process does it, by path and
+    with a check that the path is still the object that was opened. ``idmap`` says that such clones can be mapped
+    through a new user namespace. ``host_root`` says that the host's root has a place inside.
     """
 
-    __slots__ = ("files", "idmap", "masks", "outside", "plan")
+    __slots__ = ("files", "host_root", "idmap", "masks", "outside", "plan")
 
-    def __init__(self, plan: Plan, *, outside: bool, idmap: bool) -> None:
-        self.plan, self.outside, self.idmap = plan, outside, idmap
+    def __init__(self, plan: Plan, *, outside: bool, idmap: bool, host_root: bool) -> None:
+        self.plan, self.outside, self.idmap, self.host_root = plan, outside, idmap, host_root
         self.files = 0
         self.masks = False
 
     def tree(
-        self, source: StrPath | MountTree, slot: int, words: str, *, attr: int, flags: int = 0, propagation: int = calls.MS_PRIVATE
+        self,
+        source: StrPath | MountTree,
+        slot: int,
+        words: str,
+        *,
+        attr: int,
+        flags: int = 0,
+        propagation: int = calls.MS_PRIVATE,
     ) -> int:
         """Clone what ``source`` names into a slot. Returns the mode of the source (stat(2), st_mode)."""
         if isinstance(source, MountTree):
             fd = source.fileno()
             mode = os.fstat(fd).st_mode
-            op = Op(Code.TREE, Stage.OUTSIDE, words, flags=flags & ~p.IDMAP & ~p.RECURSIVE | p.DETACHED, fd=self.plan.fd(fd), slot=slot, a=attr)
+            op = Op(
+                Code.TREE,
+                Stage.OUTSIDE,
+                words,
+                flags=flags & ~p.IDMAP & ~p.RECURSIVE | p.DETACHED,
+                fd=self.plan.fd(fd),
+                slot=slot,
+                a=attr,
+            )
             self.plan.add(op)
             return mode
         path = calls.encode(source)
@@ -65,14 +81,18 @@ class Build:
         try:
             fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except OSError as error:
-            raise syscall_error(error.errno or 0, "open", os.fsdecode(path), f"the source of a mount: {words}") from None
+            raise syscall_error(
+                error.errno or 0, "open", os.fsdecode(path), f"the source of a mount: {words}"
+            ) from None
         self.plan.owned.append(fd)
         stage = Stage.OUTSIDE if self.outside else Stage.INSIDE
         if not (self.outside and self.idmap):
             flags &= ~p.IDMAP
         if flags & p.IDMAP:
             words += ", ids mapped"
-        self.plan.add(Op(Code.TREE, stage, words, path, flags=flags, fd=self.plan.fd(fd), slot=slot, a=attr, b=propagation))
+        self.plan.add(
+            Op(Code.TREE, stage, words, path, flags=flags, fd=self.plan.fd(fd), slot=slot, a=attr, b=propagation)
+        )
         return os.fstat(fd).st_mode
 
     def need_masks(self) -> None:
@@ -82,17 +102,33 @@ class Build:
             self.plan.add(*_MASKS)
 
 
+def keep(name: str, slot: int, words: str) -> Op:
+    """Attach a mount on the workbench under a name of its own."""
+    return Op(
+        Code.ATTACH, Stage.INSIDE, words, name.encode(), flags=p.OURS | p.MKDIR, base=p.SLOT_SCRATCH, slot=slot, a=0o755
+    )
+
+
+def parents(names: Iterable[str], base: int) -> list[Op]:
+    """The directories that hold these paths, made in a new file system of ours; none when they are all plain names."""
+    made: dict[str, None] = {}
+    for name in names:
+        parts = name.split("/")
+        made.update({"/".join(parts[:depth]): None for depth in range(1, len(parts))})
+    if not made:
+        return []
+    words = f"make directories {', '.join(made)}"
+    return [Op(Code.MKDIR, Stage.INSIDE, words, *map(os.fsencode, made), flags=p.OURS, base=base, a=0o755)]
+
+
 _MASKS = (
-    Op(Code.MKDIR, Stage.INSIDE, "make a place for covers", b"m", base=p.SLOT_SCRATCH, a=0o755),
-    Op(Code.FS, Stage.INSIDE, "make a tmpfs for covers", b"tmpfs", b"size", b"64k", b"nr_inodes", b"8", slot=p.SLOT_MASKS, a=NOSUID | NODEV | NOEXEC),
-    Op(Code.ATTACH, Stage.INSIDE, "keep it on the workbench", b"m", base=p.SLOT_SCRATCH, slot=p.SLOT_MASKS),
-    Op(Code.MKDIR, Stage.INSIDE, "make the empty directory", b"dir", base=p.SLOT_MASKS, a=0o555),
+    Op(Code.FS, Stage.INSIDE, "make a tmpfs for covers", b"tmpfs", b"size", b"64k", b"nr_inodes", b"8",
+       slot=p.SLOT_MASKS, a=NOSUID | NODEV | NOEXEC),
+    keep("m", p.SLOT_MASKS, "keep it on the workbench"),
+    Op(Code.MKDIR, Stage.INSIDE, "make the empty directory", b"dir", flags=p.OURS, base=p.SLOT_MASKS, a=0o555),
     Op(Code.FILE, Stage.INSIDE, "make the empty file", b"file", b"", base=p.SLOT_MASKS, a=0o444),
     Op(Code.ATTR, Stage.INSIDE, "make the covers read-only", slot=p.SLOT_MASKS, a=RDONLY),
 )  # fmt: skip
-
-
-_MASKS_BELOW_PROC = _MASKS[1:]
 
 
 def inside_path(path: StrPath, what: str = "destination") -> bytes:
@@ -121,32 +157,35 @@ def _target_repr(target: bytes) -> str:
     return repr(_show(target))
 
 
-def _target_field(default: str | None = None) -> bytes:
-    if default is None:
-        return attrs.field(converter=_target, repr=_target_repr)  # type: ignore[no-any-return]
-    return attrs.field(default=default, converter=_target, repr=_target_repr)  # type: ignore[no-any-return]
+def _attach(
+    slot: int, target: bytes, what: str, *, flags: int = p.MKDIR, mode: int = 0o755, base: int = p.SLOT_ROOT
+) -> Op:
+    return Op(
+        Code.ATTACH, Stage.INSIDE, f"mount {what} on {_show(target)}", target, flags=flags, slot=slot, base=base, a=mode
+    )
 
 
-def _attach(slot: int, target: bytes, what: str, *, flags: int = p.MKDIR, mode: int = 0o755, base: int = p.SLOT_ROOT) -> Op:
-    return Op(Code.ATTACH, Stage.INSIDE, f"mount {what} on {_show(target)}", target, flags=flags, slot=slot, base=base, a=mode)
+def _attach_ours(slot: int, shown: str, name: bytes, *, base: int, make: int = p.MKDIR) -> Op:
+    """Onto a plain name in a new file system of ours: no path of the root's is resolved."""
+    return Op(Code.ATTACH, Stage.INSIDE, f"mount it on {shown}", name, flags=p.OURS | make, slot=slot, base=base, a=0o755)
 
 
 # ---- values ----------------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen
-class Bind:
+@attrs.frozen(eq=False, repr=False)
+class Bind(Value):
     """A directory or file of the caller's, seen at ``target`` inside.
 
     ``source`` is a path, looked up once when the start is compiled and held from then on, or a :class:`MountTree`.
-    Read-only covers everything that is mounted below, too (mount_setattr(2), AT_RECURSIVE). ``idmap`` makes the caller's
-    ids appear as the same ids inside, without changing the files: ``None`` does so for writable binds of root, so that
-    what is written belongs to the caller (Linux 5.12, and a file system that supports it). ``propagation`` is ``"private"``
-    or ``"slave"`` (mounts that the host makes later below it appear inside).
+    Read-only covers everything that is mounted below, too (mount_setattr(2), AT_RECURSIVE). ``idmap`` makes the
+    caller's ids appear as the same ids inside, without changing the files: ``None`` does so for writable binds of root,
+    so that what is written belongs to the caller (Linux 5.12, and a file system that supports it). ``propagation`` is
+    ``"private"`` or ``"slave"`` (mounts that the host makes later below it appear inside).
     """
 
     source: StrPath | MountTree
-    target: bytes = _target_field()
+    target: bytes = attrs.field(converter=_target, repr=_target_repr)
     read_only: bool = attrs.field(default=True, kw_only=True)
     recursive: bool = attrs.field(default=True, kw_only=True)
     nosuid: bool = attrs.field(default=True, kw_only=True)
@@ -174,12 +213,12 @@ class Bind:
         build.plan.add(_attach(slot, self.target, what, flags=make, mode=0o755 if make == p.MKDIR else 0o644))
 
 
-@attrs.frozen
-class Tmpfs:
-    """A new file system in memory (tmpfs(5)). ``size`` in bytes and ``inodes`` bound it; ``mode`` is that of its root."""
+@attrs.frozen(eq=False, repr=False)
+class Tmpfs(Value):
+    """A new file system in memory (tmpfs(5)). ``size`` (bytes) and ``inodes`` bound it; ``mode`` is its root's."""
 
-    target: bytes = _target_field()
-    size: int = attrs.field(default="64M", converter=parse_size, kw_only=True)
+    target: bytes = attrs.field(converter=_target, repr=_target_repr)
+    size: int = attrs.field(default=64 << 20, converter=parse_size, kw_only=True)
     inodes: int = attrs.field(default=65536, kw_only=True)
     mode: int = attrs.field(default=0o1777, kw_only=True)
     noexec: bool = attrs.field(default=False, kw_only=True)
@@ -192,7 +231,18 @@ class Tmpfs:
 
 @cache
 def _tmpfs_ops(target: bytes, size: int, inodes: int, mode: int, noexec: bool, uid: int, gid: int) -> tuple[Op, ...]:
-    options = (b"size", b"%d" % size, b"nr_inodes", b"%d" % inodes, b"mode", b"%o" % mode, b"uid", b"%d" % uid, b"gid", b"%d" % gid)
+    options = (
+        b"size",
+        b"%d" % size,
+        b"nr_inodes",
+        b"%d" % inodes,
+        b"mode",
+        b"%o" % mode,
+        b"uid",
+        b"%d" % uid,
+        b"gid",
+        b"%d" % gid,
+    )
     attr = NOSUID | NODEV | NOEXEC * noexec
     make = Op(Code.FS, Stage.INSIDE, f"make a tmpfs of {size >> 20} MiB", b"tmpfs", *options, slot=p.SLOT_TEMP, a=attr)
     return make, _attach(p.SLOT_TEMP, target, "it")
@@ -201,10 +251,10 @@ def _tmpfs_ops(target: bytes, size: int, inodes: int, mode: int, noexec: bool, u
 # The union of what docker, podman and systemd hide, and what else shows the host without need. A path that this kernel
 # does not have is skipped; nothing here is needed by a program that minds its own business.
 MASKED = (
-    "acpi", "asound", "bootconfig", "buddyinfo", "bus/pci", "cmdline", "config.gz", "diskstats", "driver", "dynamic_debug",
-    "interrupts", "iomem", "ioports", "kallsyms", "kcore", "key-users", "keys", "kmsg", "kpagecgroup", "kpagecount",
-    "kpageflags", "latency_stats", "modules", "mtrr", "pagetypeinfo", "partitions", "sched_debug", "scsi", "slabinfo",
-    "swaps", "timer_list", "timer_stats", "version_signature", "vmallocinfo", "zoneinfo",
+    "acpi", "asound", "bootconfig", "buddyinfo", "bus/pci", "cmdline", "config.gz", "diskstats", "driver",
+    "dynamic_debug", "interrupts", "iomem", "ioports", "kallsyms", "kcore", "key-users", "keys", "kmsg", "kpagecgroup",
+    "kpagecount", "kpageflags", "latency_stats", "modules", "mtrr", "pagetypeinfo", "partitions", "sched_debug", "scsi",
+    "slabinfo", "swaps", "timer_list", "timer_stats", "version_signature", "vmallocinfo", "zoneinfo",
 )  # fmt: skip
 READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger")
 
@@ -215,15 +265,15 @@ def _names(value: object) -> tuple[str, ...]:
     return tuple(value)  # type: ignore[arg-type]
 
 
-@attrs.frozen
-class Proc:
+@attrs.frozen(eq=False, repr=False)
+class Proc(Value):
     """A new /proc that shows the processes of the new pid namespace (proc(5)).
 
     ``masked`` and ``read_only`` are paths below it; covers are inodes of our own. ``subset="pid"`` shows nothing but
     processes, and ``hidepid`` hides those of other users ("noaccess", "invisible", "ptraceable"; Linux 5.8).
     """
 
-    target: bytes = _target_field("/proc")
+    target: bytes = attrs.field(default=b"/proc", converter=_target, repr=_target_repr)
     masked: tuple[str, ...] = attrs.field(default=MASKED, converter=_names, kw_only=True)
     read_only: tuple[str, ...] = attrs.field(default=READ_ONLY, converter=_names, kw_only=True)
     subset: Literal["pid"] | None = attrs.field(default=None, kw_only=True)
@@ -232,15 +282,18 @@ class Proc:
     def compile(self, build: Build) -> None:
         if self.subset is None and self.masked:
             build.need_masks()
-        build.plan.add(*_proc_ops(self.target, self.masked, self.read_only, self.subset, self.hidepid))
+        build.plan.add(*self._ops(build))
+
+    def _ops(self, build: Build) -> tuple[Op, ...]:
+        return _proc_ops(self.target, self.masked, self.read_only, self.subset, self.hidepid, build.host_root)
 
     def compile_over(self, build: Build) -> None:
         """For a process that joined a sandbox and has a pid namespace of its own: a new /proc over the sandbox's.
 
         There is no workbench here; the tmpfs with the covers lies below the new /proc instead, where nobody reaches it.
         """
-        build.plan.add(*_over(_MASKS_BELOW_PROC, self.target))
-        build.plan.add(*_over(_proc_ops(self.target, self.masked, self.read_only, self.subset, self.hidepid), self.target))
+        build.plan.add(*_over(_MASKS, self.target))
+        build.plan.add(*_over(self._ops(build), self.target))
 
 
 def _over(ops: tuple[Op, ...], target: bytes) -> list[Op]:
@@ -254,14 +307,31 @@ def _over(ops: tuple[Op, ...], target: bytes) -> list[Op]:
 
 
 @cache
-def _existing(names: tuple[str, ...]) -> list[bytes]:
-    """Those that the host's /proc has: the kernel is the same one."""
-    return [name.encode() for name in names if os.path.lexists(f"/proc/{name}")]
+def _existing(names: tuple[str, ...], host_root: bool, mode: int) -> list[bytes]:
+    """Those that need a cover: the host's /proc has them (the kernel is the same one), and they grant ``mode`` to others.
+
+    Everything there belongs to the host's root. Where its id has no place in the user namespace, what is closed to others
+    is closed by the kernel, whatever the program becomes inside (capabilities(7): DAC_OVERRIDE needs a mapped owner).
+    """
+    found = []
+    for name in names:
+        try:
+            st = os.lstat(f"/proc/{name}")
+        except OSError:
+            continue
+        if host_root or st.st_mode & mode or name == "sys":
+            found.append(name.encode())
+    return found
 
 
 @cache
 def _proc_ops(
-    target: bytes, masked: tuple[str, ...], read_only: tuple[str, ...], subset: str | None, hidepid: str | None
+    target: bytes,
+    masked: tuple[str, ...],
+    read_only: tuple[str, ...],
+    subset: str | None,
+    hidepid: str | None,
+    host_root: bool,
 ) -> tuple[Op, ...]:
     options = [b"subset", subset.encode()] if subset else []
     options += [b"hidepid", hidepid.encode()] if hidepid else []
@@ -270,12 +340,21 @@ def _proc_ops(
         _attach(p.SLOT_PROC, target, "proc", flags=p.MKDIR | p.NOSYMLINK),
     ]
     if subset is None:
-        covered, kept = _existing(masked), _existing(read_only)
+        covered, kept = _existing(masked, host_root, 0o004), _existing(read_only, host_root, 0o002)
         if kept:
-            ops.append(Op(Code.READONLY, Stage.INSIDE, f"make {_list(target, kept)} read-only", *kept, base=p.SLOT_PROC))
+            ops.append(
+                Op(Code.READONLY, Stage.INSIDE, f"make {_list(target, kept)} read-only", *kept, base=p.SLOT_PROC)
+            )
         if covered:
             ops.append(
-                Op(Code.MASK, Stage.INSIDE, f"cover {_list(target, covered)}", *covered, base=p.SLOT_PROC, slot=p.SLOT_MASKS)
+                Op(
+                    Code.MASK,
+                    Stage.INSIDE,
+                    f"cover {_list(target, covered)}",
+                    *covered,
+                    base=p.SLOT_PROC,
+                    slot=p.SLOT_MASKS,
+                )
             )
     return tuple(ops)
 
@@ -284,15 +363,15 @@ def _list(target: bytes, names: list[bytes]) -> str:
     return f"{_show(target)}/{{{','.join(os.fsdecode(name) for name in names)}}}"
 
 
-@attrs.frozen
-class Sysfs:
+@attrs.frozen(eq=False, repr=False)
+class Sysfs(Value):
     """The parts of /sys that programs ask for, read-only (sysfs(5)).
 
-    ``paths`` below /sys are shown and nothing else is: what the kernel adds to /sys stays hidden without a list of things
-    to hide. With ``paths=None`` it is the whole sysfs of the new network namespace, read-only.
+    ``paths`` below /sys are shown and nothing else is: what the kernel adds to /sys stays hidden without a list of
+    things to hide. With ``paths=None`` it is the whole sysfs of the new network namespace, read-only.
     """
 
-    target: bytes = _target_field("/sys")
+    target: bytes = attrs.field(default=b"/sys", converter=_target, repr=_target_repr)
     paths: tuple[str, ...] | None = attrs.field(
         default=("devices/system/cpu", "devices/system/node"), converter=attrs.converters.optional(_names), kw_only=True
     )
@@ -304,55 +383,83 @@ class Sysfs:
 @cache
 def _sysfs_ops(target: bytes, paths: tuple[str, ...] | None, own_net: bool) -> tuple[Op, ...]:
     attr = RDONLY | NOSUID | NODEV | NOEXEC
-    # A new sysfs shows a network namespace, and only its owner may make one: with the host's network, the host's is bound.
+    # A new sysfs shows a network namespace, and only its owner may make one: with the host's network, the host's is
+    # bound.
     fresh = Op(Code.FS, Stage.INSIDE, "make a new sysfs", b"sysfs", slot=p.SLOT_SYS, a=attr)
     if paths is None:
         if own_net:
             return fresh, _attach(p.SLOT_SYS, target, "sysfs", flags=p.MKDIR | p.NOSYMLINK)
-        return _host_op("/sys", p.SLOT_TEMP, attr), _attach(p.SLOT_TEMP, target, "the host's sysfs", flags=p.MKDIR | p.NOSYMLINK)
+        return host_op("/sys", p.SLOT_TEMP, attr), _attach(
+            p.SLOT_TEMP, target, "the host's sysfs", flags=p.MKDIR | p.NOSYMLINK
+        )
     ops = [
-        Op(Code.FS, Stage.INSIDE, "make a tmpfs for the shown part of sysfs", b"tmpfs", b"size", b"64k", b"mode", b"755", slot=p.SLOT_TEMP2, a=NOSUID | NODEV | NOEXEC),
+        Op(Code.FS, Stage.INSIDE, "make a tmpfs for the shown part of sysfs", b"tmpfs", b"size", b"64k", b"mode", b"755",
+           slot=p.SLOT_TEMP2, a=NOSUID | NODEV | NOEXEC),
         _attach(p.SLOT_TEMP2, target, "it", flags=p.MKDIR | p.NOSYMLINK),
     ]  # fmt: skip
     if own_net:
         ops += [
-            Op(Code.MKDIR, Stage.INSIDE, "make a place for sysfs", b"s", base=p.SLOT_SCRATCH, a=0o755),
             fresh,
-            Op(Code.ATTACH, Stage.INSIDE, "keep it on the workbench", b"s", slot=p.SLOT_SYS, base=p.SLOT_SCRATCH),
+            keep("s", p.SLOT_SYS, "keep it on the workbench"),
         ]
-    for path in paths:
-        if not os.path.isdir(f"/sys/{path}"):
-            continue
+    shown = [path for path in paths if os.path.isdir(f"/sys/{path}")]
+    ops += parents(shown, p.SLOT_TEMP2)
+    for path in shown:
         raw = path.encode()
         if own_net:
-            ops.append(Op(Code.CLONE, Stage.INSIDE, f"take {path} of sysfs", raw, flags=p.RECURSIVE, slot=p.SLOT_TEMP, base=p.SLOT_SYS, a=attr))
+            ops.append(
+                Op(
+                    Code.CLONE,
+                    Stage.INSIDE,
+                    f"take {path} of sysfs",
+                    raw,
+                    flags=p.RECURSIVE,
+                    slot=p.SLOT_TEMP,
+                    base=p.SLOT_SYS,
+                    a=attr,
+                )
+            )
         else:
-            ops.append(_host_op(f"/sys/{path}", p.SLOT_TEMP, attr))
-        ops.append(_attach(p.SLOT_TEMP, raw, f"{path} below {_show(target)}", base=p.SLOT_TEMP2))
+            ops.append(host_op(f"/sys/{path}", p.SLOT_TEMP, attr))
+        ops.append(_attach_ours(p.SLOT_TEMP, f"{_show(target)}/{path}", raw, base=p.SLOT_TEMP2))
     ops.append(Op(Code.ATTR, Stage.INSIDE, f"make {_show(target)} read-only", slot=p.SLOT_TEMP2, a=RDONLY))
     return tuple(ops)
 
 
-def _host_op(path: str, slot: int, attr: int, *, recursive: bool = True) -> Op:
+def host_op(path: str, slot: int, attr: int, *, recursive: bool = True) -> Op:
     """Clone a path of the host's that is trusted by name: nobody but root can replace it."""
     flags = p.RECURSIVE if recursive else 0
-    return Op(Code.TREE, Stage.INSIDE, f"take {path} of the host", path.encode(), flags=flags, slot=slot, a=attr, b=calls.MS_PRIVATE)
+    return Op(
+        Code.TREE,
+        Stage.INSIDE,
+        f"take {path} of the host",
+        path.encode(),
+        flags=flags,
+        slot=slot,
+        a=attr,
+        b=calls.MS_PRIVATE,
+    )
 
 
 NODES = ("null", "zero", "full", "random", "urandom", "tty")
-_LINKS = (("/proc/self/fd", "fd"), ("/proc/self/fd/0", "stdin"), ("/proc/self/fd/1", "stdout"), ("/proc/self/fd/2", "stderr"))
+_LINKS = (
+    ("/proc/self/fd", "fd"),
+    ("/proc/self/fd/0", "stdin"),
+    ("/proc/self/fd/1", "stdout"),
+    ("/proc/self/fd/2", "stderr"),
+)
 
 
-@attrs.frozen
-class Dev:
+@attrs.frozen(eq=False, repr=False)
+class Dev(Value):
     """A new /dev: the harmless device nodes of the host, a terminal file system of its own, shm, and mqueue.
 
-    Nothing of the root's own /dev is read or written. ``mqueue`` needs a new ipc namespace, and is left out without one.
+    Nothing of the root's own /dev is read or written. ``mqueue`` needs a new ipc namespace, and is left out without.
     """
 
-    target: bytes = _target_field("/dev")
+    target: bytes = attrs.field(default=b"/dev", converter=_target, repr=_target_repr)
     nodes: tuple[str, ...] = attrs.field(default=NODES, converter=_names, kw_only=True)
-    shm_size: int = attrs.field(default="64M", converter=parse_size, kw_only=True)
+    shm_size: int = attrs.field(default=64 << 20, converter=parse_size, kw_only=True)
     read_only: bool = attrs.field(default=True, kw_only=True)
 
     def compile(self, build: Build, *, own_ipc: bool = True) -> None:
@@ -364,20 +471,32 @@ def _dev_ops(target: bytes, nodes: tuple[str, ...], shm_size: int, read_only: bo
     def fs(kind: str, path: str, slot: int, attr: int, *options: bytes) -> tuple[Op, Op]:
         return (
             Op(Code.FS, Stage.INSIDE, f"make a new {kind}", kind.encode(), *options, slot=slot, a=attr),
-            _attach(slot, path.encode(), f"{kind} below {_show(target)}", base=p.SLOT_DEV),
+            _attach_ours(slot, f"{_show(target)}/{path}", path.encode(), base=p.SLOT_DEV),
         )
 
     ops = [
-        Op(Code.FS, Stage.INSIDE, "make a tmpfs for devices", b"tmpfs", b"size", b"64k", b"mode", b"755", slot=p.SLOT_DEV, a=NOSUID | NOEXEC),
+        Op(Code.FS, Stage.INSIDE, "make a tmpfs for devices", b"tmpfs", b"size", b"64k", b"mode", b"755",
+           slot=p.SLOT_DEV, a=NOSUID | NOEXEC),
         _attach(p.SLOT_DEV, target, "it", flags=p.MKDIR | p.NOSYMLINK),
     ]  # fmt: skip
+    ops += parents(nodes, p.SLOT_DEV)
     for node in nodes:
         ops += [
-            _host_op(f"/dev/{node}", p.SLOT_TEMP, NOSUID | NOEXEC, recursive=False),
-            _attach(p.SLOT_TEMP, node.encode(), f"it below {_show(target)}", flags=p.MKFILE, mode=0o666, base=p.SLOT_DEV),
+            host_op(f"/dev/{node}", p.SLOT_TEMP, NOSUID | NOEXEC, recursive=False),
+            _attach_ours(p.SLOT_TEMP, f"{_show(target)}/{node}", node.encode(), base=p.SLOT_DEV, make=p.MKFILE),
         ]
     for link_to, name in (*_LINKS, ("pts/ptmx", "ptmx")):
-        ops.append(Op(Code.SYMLINK, Stage.INSIDE, f"link {_show(target)}/{name} to {link_to}", link_to.encode(), name.encode(), base=p.SLOT_DEV))
+        ops.append(
+            Op(
+                Code.SYMLINK,
+                Stage.INSIDE,
+                f"link {_show(target)}/{name} to {link_to}",
+                link_to.encode(),
+                name.encode(),
+                flags=p.OURS,
+                base=p.SLOT_DEV,
+            )
+        )
     ops += fs("devpts", "pts", p.SLOT_PTS, NOSUID | NOEXEC, b"newinstance", b"", b"ptmxmode", b"666", b"mode", b"620")
     ops += fs("tmpfs", "shm", p.SLOT_TEMP, NOSUID | NODEV | NOEXEC, b"size", b"%d" % shm_size, b"mode", b"1777")
     if own_ipc:
@@ -391,11 +510,11 @@ def _content(value: bytes | str) -> bytes:
     return value.encode() if isinstance(value, str) else bytes(value)
 
 
-@attrs.frozen
-class File:
+@attrs.frozen(eq=False, repr=False)
+class File(Value):
     """Bytes placed at a path: a file of ours, mounted read-only. The root below it does not change."""
 
-    target: bytes = _target_field()
+    target: bytes = attrs.field(converter=_target, repr=_target_repr)
     content: bytes = attrs.field(converter=_content, repr=lambda content: f"<{len(content)} bytes>")
     mode: int = attrs.field(default=0o644, kw_only=True)
 
@@ -403,8 +522,10 @@ class File:
         build.files += 1
         name = b"f%d" % build.files
         build.plan.add(
-            Op(Code.FILE, Stage.INSIDE, f"write {len(self.content)} bytes for {_show(self.target)}", name, self.content, base=p.SLOT_SCRATCH, a=self.mode),
-            Op(Code.CLONE, Stage.INSIDE, "take the file", name, slot=p.SLOT_TEMP, base=p.SLOT_SCRATCH, a=RDONLY | NOSUID | NODEV),
+            Op(Code.FILE, Stage.INSIDE, f"write {len(self.content)} bytes for {_show(self.target)}", name, self.content,
+               base=p.SLOT_SCRATCH, a=self.mode),
+            Op(Code.CLONE, Stage.INSIDE, "take the file", name,
+               slot=p.SLOT_TEMP, base=p.SLOT_SCRATCH, a=RDONLY | NOSUID | NODEV),
             _attach(p.SLOT_TEMP, self.target, "the file", flags=p.MKFILE, mode=0o644),
         )  # fmt: skip
 
@@ -418,9 +539,9 @@ Mount = Bind | Tmpfs | Proc | Sysfs | Dev | File
 class MountTree(Fd):
     """A mount, or a tree of mounts, that is attached nowhere: visible to nobody, gone when the last handle closes.
 
-    Making one needs CAP_SYS_ADMIN in the caller's mount namespace (root); an ordinary user describes the mount by a value
-    and a start makes it in the new user namespace. A tree is used up by the start that gets it as root or source: the
-    mount then belongs to the sandbox.
+    Making one needs CAP_SYS_ADMIN in the caller's mount namespace (root); an ordinary user describes the mount by a
+    value and a start makes it in the new user namespace. A tree is used up by the start that gets it as root or source:
+    the mount then belongs to the sandbox.
     """
 
     __slots__ = ()

@@ -82,11 +82,10 @@ class Namespace(Fd):
 
         It is owned by ``user``, a user namespace; without one by the caller's own. A caller who may not make
         one there (it needs CAP_SYS_ADMIN; only "user" itself does not) gets a new user namespace around it,
-        :meth:`owner`.
+        :meth:`owner`, with a map of one id: theirs, which is root inside.
 
         ``idmap`` maps the ids of the user namespace that is made. By default root gets 65,536 ids that nobody
-        else uses while the handle is open (pass a map of your own for one that you pin and leave), anyone
-        else is root inside with their one own id.
+        else uses while the handle is open: pass a map of your own for one that you pin and leave.
 
         What the new one is like: "net" has its loopback interface up and no other; "mnt" is a copy of the
         caller's mounts, private, so that no mount travels between them; "time" has its clocks ``monotonic``
@@ -97,9 +96,9 @@ class Namespace(Fd):
         Costs about a millisecond. Raises SpawnError when the kernel refuses, InvalidValue on a wrong
         argument.
         """
-        _check_arguments(kind, user, idmap, monotonic or boottime)
         from .holder import Holder
 
+        _check_arguments(kind, user, idmap, monotonic or boottime)
         plan, ids = _holder_plan(kind, user, idmap, (monotonic, boottime))
         holder = None
         try:
@@ -297,9 +296,9 @@ def _check_arguments(kind: str, user: Namespace | None, idmap: object, offsets: 
     if user is not None and idmap is not None:
         raise InvalidValue("idmap is for a user namespace that is made; `user` has its map already")
     if user is not None and kind == "user":
-        # Its map would have to be written by a process in `user` that may look at the new one; ck-init, which has
-        # entered a namespace, makes sure that nobody may look at it (CVE-2016-9962).
-        raise Unsupported("a user namespace inside another is made by a program that runs there: enter() it first")
+        # A process in `user` would have to write its map, which it may only for one that it may inspect. But
+        # once ck-init has entered a namespace, nobody in there may inspect it (CVE-2016-9962).
+        raise Unsupported("a user namespace in another is made by a program that runs there: enter() that")
     if offsets and kind != "time":
         raise InvalidValue(f"clock offsets belong to a time namespace, not to kind {kind!r}")
 
@@ -329,6 +328,8 @@ def _holder_plan(
     if kind == "mnt":
         plan.add(Op(Code.PRIVATE, Stage.INSIDE, "make all mounts private"))
     ids = None
+    if idmap is not None and "user" not in made:
+        raise InvalidValue(f"idmap is for a user namespace that is made; this {kind!r} needs none")
     if "user" in made:
         idmap, ids = (idmap, None) if idmap is not None else _default_map()
         idmap.compile(plan)
@@ -405,8 +406,11 @@ def list_namespaces(kind: str | None = None) -> list[NamespaceInfo]:
     if kind is not None:
         _check_kind(kind)
     return [
-        NamespaceInfo(one.kind, one.inode, one.dev, one.processes, one.pid, _command(one.pid), one.owner,
-        one.parent, one.pins) for one in nsfs.machine() if kind in (None, one.kind)
+        NamespaceInfo(
+            one.kind, one.inode, one.dev, one.processes, one.pid, _command(one.pid), one.owner, one.parent, one.pins
+        )
+        for one in nsfs.machine()
+        if kind in (None, one.kind)
     ]
 
 

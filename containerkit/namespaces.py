@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
 from .errors import InvalidValue
 from .plan import CLONE_FLAGS, Code, Op, Plan, Stage
+from .value import Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,19 +20,15 @@ __all__ = ["Namespaces"]
 _NEW_IN_CLONE = ("user", "mnt", "pid", "net", "ipc", "uts")
 
 
-def _checked(instance: object, attribute: attrs.Attribute[object], value: object) -> None:
+def _checked(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if value not in ("host", "new") and not hasattr(value, "fileno"):
         raise InvalidValue(
             f"namespace {attribute.name}={value!r} must be 'host' (the caller's), 'new', or a Namespace to join"
         )
 
 
-def _field() -> Literal["host"]:
-    return attrs.field(default="host", validator=_checked)  # type: ignore[no-any-return]
-
-
-@attrs.frozen(kw_only=True)
-class Namespaces:
+@attrs.frozen(eq=False, repr=False, kw_only=True)
+class Namespaces(Value):
     """The namespaces of a process, by the kernel's names for their kinds (namespaces(7)).
 
     Each is ``"host"`` (the caller's own), ``"new"``, or a :class:`Namespace` to join. ``clock_offsets`` sets a new time
@@ -40,14 +37,14 @@ class Namespaces:
     ``Namespaces()`` is no isolation at all; :meth:`all` is what ``run()`` uses.
     """
 
-    user: Literal["host", "new"] | Namespace = _field()
-    mnt: Literal["host", "new"] | Namespace = _field()
-    pid: Literal["host", "new"] | Namespace = _field()
-    net: Literal["host", "new"] | Namespace = _field()
-    ipc: Literal["host", "new"] | Namespace = _field()
-    uts: Literal["host", "new"] | Namespace = _field()
-    cgroup: Literal["host", "new"] | Namespace = _field()
-    time: Literal["host", "new"] | Namespace = _field()
+    user: Literal["host", "new"] | Namespace = attrs.field(default="host", validator=_checked)
+    mnt: Literal["host", "new"] | Namespace = attrs.field(default="host", validator=_checked)
+    pid: Literal["host", "new"] | Namespace = attrs.field(default="host", validator=_checked)
+    net: Literal["host", "new"] | Namespace = attrs.field(default="host", validator=_checked)
+    ipc: Literal["host", "new"] | Namespace = attrs.field(default="host", validator=_checked)
+    uts: Literal["host", "new"] | Namespace = attrs.field(default="host", validator=_checked)
+    cgroup: Literal["host", "new"] | Namespace = attrs.field(default="host", validator=_checked)
+    time: Literal["host", "new"] | Namespace = attrs.field(default="host", validator=_checked)
     clock_offsets: tuple[float, float] | None = None
 
     @classmethod
@@ -73,7 +70,9 @@ class Namespaces:
         # a user namespace; anyone else gets them only by entering it (setns(2)).
         joined.sort(key=lambda item: (item[0] == "user") == root_caller)
         for kind, ns in joined:
-            plan.add(Op(Code.JOIN, Stage.JOIN, f"join {kind} namespace {ns!r}", fd=plan.fd(ns.fileno()), a=CLONE_FLAGS[kind]))
+            plan.add(
+                Op(Code.JOIN, Stage.JOIN, f"join {kind} namespace {ns!r}", fd=plan.fd(ns.fileno()), a=CLONE_FLAGS[kind])
+            )
         late = [kind for kind in ("cgroup", "time") if self.new(kind)]
         if late:
             plan.add(self._unshare(late))

@@ -12,9 +12,10 @@ from . import plan as p
 from .errors import InvalidValue, Unsupported
 from .kernel import calls
 from .kernel.calls import StrPath
-from .mounts import NODEV, NOSUID, RDONLY, Build, MountTree, make_fs
+from .mounts import NODEV, NOSUID, RDONLY, Build, MountTree, keep, make_fs
 from .plan import Code, Op, Stage
 from .units import size as parse_size
+from .value import Value
 
 __all__ = ["OverlayFS"]
 
@@ -25,7 +26,7 @@ _LAYERS_MAX = 500  # OVL_MAX_STACK, fs/overlayfs/params.h
 def _layers(value: object) -> tuple[StrPath | MountTree, ...]:
     if isinstance(value, (str, bytes, os.PathLike, MountTree)):
         value = (value,)
-    layers = tuple(value)  # type: ignore[arg-type]
+    layers: tuple[StrPath | MountTree, ...] = tuple(value)  # type: ignore[arg-type]
     if not layers:
         raise InvalidValue("an overlay needs at least one lower layer")
     if len(layers) > _LAYERS_MAX:
@@ -33,16 +34,16 @@ def _layers(value: object) -> tuple[StrPath | MountTree, ...]:
     return layers
 
 
-@attrs.frozen
-class OverlayFS:
+@attrs.frozen(eq=False, repr=False)
+class OverlayFS(Value):
     """Layers seen as one tree (overlayfs, Documentation/filesystems/overlayfs.rst).
 
     ``lower`` are directories or :class:`MountTree` handles, the topmost first; they are never written. Changes go to
-    ``upper``, a directory of the caller's on a file system that supports xattrs, with ``work`` an empty directory on the
-    same one; or, by default, to an ephemeral upper that ends with the sandbox: on ``"tmpfs"``, bounded by ``size`` bytes
-    and ``inodes`` and charged to the sandbox's memory, or on ``"disk"`` in a temporary directory. ``read_only`` makes the
-    result read-only once the mount points in it are made. ``volatile`` never syncs: quick, and lost with the machine; it
-    is always so for an ephemeral upper (Linux 5.10).
+    ``upper``, a directory of the caller's on a file system that supports xattrs, with ``work`` an empty directory on
+    the same one; or, by default, to an ephemeral upper that ends with the sandbox: on ``"tmpfs"``, bounded by ``size``
+    bytes and ``inodes`` and charged to the sandbox's memory, or on ``"disk"`` in a temporary directory. ``read_only``
+    makes the result read-only once the mount points in it are made. ``volatile`` never syncs: quick, and lost with the
+    machine; it is always so for an ephemeral upper (Linux 5.10).
 
     As a root (``run(rootfs=...)``, ``Process(root=...)``) it is mounted inside the sandbox, also for an ordinary user.
     :meth:`mount` mounts it for the caller itself, which needs root.
@@ -52,7 +53,7 @@ class OverlayFS:
     upper: StrPath | None = None
     work: StrPath | None = attrs.field(default=None)
     ephemeral: Literal["tmpfs", "disk"] = attrs.field(default="tmpfs", kw_only=True)
-    size: int = attrs.field(default="64M", converter=parse_size, kw_only=True)
+    size: int = attrs.field(default=64 << 20, converter=parse_size, kw_only=True)
     inodes: int = attrs.field(default=65536, kw_only=True)
     read_only: bool = attrs.field(default=False, kw_only=True)
     volatile: bool = attrs.field(default=False, kw_only=True)
@@ -68,13 +69,12 @@ class OverlayFS:
             raise InvalidValue(f"ephemeral={value!r} must be 'tmpfs' or 'disk'")
 
     def compile_root(self, build: Build, *, userxattr: bool) -> None:
-        """Add the operations that make it, on the workbench, as the root. Ephemeral disk directories are given by path."""
+        """Add the operations that make it, on the workbench, as the root."""
         names = _lower_names(self, build)
         if self.upper is None:
             build.plan.add(*_EPHEMERAL_DIRS)
             upper, work = b"u", b"w"
         else:
-            assert self.work is not None
             upper, work = self._attach_upper(build)
         volatile = self.volatile or self.upper is None
         build.plan.add(*_overlay_ops(tuple(names), upper, work, volatile, userxattr))
@@ -87,7 +87,7 @@ class OverlayFS:
             raise InvalidValue(f"upper {self.upper!r} and work {self.work!r} must not contain each other")
         slot = build.plan.slot()
         build.tree(parent, slot, f"take {os.fsdecode(parent)} for the upper layer", attr=NOSUID | NODEV, flags=p.IDMAP)
-        build.plan.add(*_place("x", slot))
+        build.plan.add(_place("x", slot))
         return b"x" + upper[len(parent.rstrip(b"/")) :], b"x" + work[len(parent.rstrip(b"/")) :]
 
     def mount(self) -> MountTree:
@@ -99,15 +99,22 @@ class OverlayFS:
         options: list[tuple[str, bytes | int]] = []
         with _Scratch(self) as scratch:
             for layer in self.lower:
-                options.append(("lowerdir+", layer.fileno() if isinstance(layer, MountTree) else calls.encode(os.path.abspath(layer))))
+                options.append(
+                    (
+                        "lowerdir+",
+                        layer.fileno() if isinstance(layer, MountTree) else calls.encode(os.path.abspath(layer)),
+                    )
+                )
             upper, work = scratch.upper, scratch.work
             if not (self.read_only and self.upper is None):
                 options += [("upperdir", upper), ("workdir", work)]
-            return MountTree(_mount(options, volatile=self.volatile or self.upper is None, attrs=RDONLY if self.read_only else 0))
+            return MountTree(
+                _mount(options, volatile=self.volatile or self.upper is None, attrs=RDONLY if self.read_only else 0)
+            )
 
 
 class _Scratch:
-    """The upper and work directories of a mount for the caller: the given ones, or two in a tmpfs that lives with it."""
+    """The upper and work directories of a mount for the caller: the given ones, or two in a tmpfs of its own."""
 
     def __init__(self, overlay: OverlayFS) -> None:
         self._fds: list[int] = []
@@ -153,18 +160,15 @@ def _mount(options: list[tuple[str, bytes | int]], *, volatile: bool, attrs: int
 
 
 _EPHEMERAL_DIRS = (
-    Op(Code.MKDIR, Stage.INSIDE, "make the ephemeral upper layer", b"u", base=p.SLOT_SCRATCH, a=0o755),
-    Op(Code.MKDIR, Stage.INSIDE, "make its work directory", b"w", base=p.SLOT_SCRATCH, a=0o755),
-)
+    Op(Code.MKDIR, Stage.INSIDE, "make the ephemeral upper layer and its work directory", b"u", b"w",
+       flags=p.OURS, base=p.SLOT_SCRATCH, a=0o755),
+)  # fmt: skip
 
 
 @cache
-def _place(name: str, slot: int) -> tuple[Op, Op]:
+def _place(name: str, slot: int) -> Op:
     """Attach a tree on the workbench: overlayfs takes layers of its own mount namespace on every kernel."""
-    return (
-        Op(Code.MKDIR, Stage.INSIDE, f"make a place for layer {name}", name.encode(), base=p.SLOT_SCRATCH, a=0o755),
-        Op(Code.ATTACH, Stage.INSIDE, f"put layer {name} on the workbench", name.encode(), base=p.SLOT_SCRATCH, slot=slot),
-    )
+    return keep(name, slot, f"put layer {name} on the workbench")
 
 
 def _lower_names(overlay: OverlayFS, build: Build) -> list[bytes]:
@@ -177,8 +181,14 @@ def _lower_names(overlay: OverlayFS, build: Build) -> list[bytes]:
     parent = _common_parent(layers) if len(layers) > 8 else None
     if parent is not None:
         slot = build.plan.slot()
-        build.tree(parent, slot, f"take {os.fsdecode(parent)} for {len(layers)} lower layers", attr=RDONLY | NOSUID | NODEV, flags=p.IDMAP)
-        build.plan.add(*_place("l", slot))
+        build.tree(
+            parent,
+            slot,
+            f"take {os.fsdecode(parent)} for {len(layers)} lower layers",
+            attr=RDONLY | NOSUID | NODEV,
+            flags=p.IDMAP,
+        )
+        build.plan.add(_place("l", slot))
         cut = len(parent.rstrip(b"/"))
         return [b"l" + os.path.abspath(calls.encode(layer))[cut:] for layer in layers]  # type: ignore[arg-type]
     names = []
@@ -186,7 +196,7 @@ def _lower_names(overlay: OverlayFS, build: Build) -> list[bytes]:
         slot = build.plan.slot()
         what = repr(layer) if isinstance(layer, MountTree) else os.fsdecode(layer)
         build.tree(layer, slot, f"take lower layer {what}", attr=RDONLY | NOSUID | NODEV, flags=p.RECURSIVE | p.IDMAP)
-        build.plan.add(*_place(f"l{index}", slot))
+        build.plan.add(_place(f"l{index}", slot))
         names.append(b"l%d" % index)
     return names
 
@@ -204,7 +214,9 @@ def _common_parent(layers: tuple[StrPath | MountTree, ...]) -> bytes | None:
 
 
 @cache
-def _overlay_ops(names: tuple[bytes, ...], upper: bytes, work: bytes, volatile: bool, userxattr: bool) -> tuple[Op, ...]:
+def _overlay_ops(
+    names: tuple[bytes, ...], upper: bytes, work: bytes, volatile: bool, userxattr: bool
+) -> tuple[Op, ...]:
     options: list[bytes] = []
     if appends_layers():
         for name in names:
@@ -223,9 +235,9 @@ def _overlay_ops(names: tuple[bytes, ...], upper: bytes, work: bytes, volatile: 
     if userxattr:
         options += (b"userxattr", b"")
     return (
-        Op(Code.FS, Stage.INSIDE, f"make an overlay of {len(names)} layers and an upper one", b"overlay", *options, slot=p.SLOT_ROOT, a=NODEV),
-        Op(Code.MKDIR, Stage.INSIDE, "make a place for the root", b"root", base=p.SLOT_SCRATCH, a=0o755),
-        Op(Code.ATTACH, Stage.INSIDE, "put the root on the workbench", b"root", base=p.SLOT_SCRATCH, slot=p.SLOT_ROOT),
+        Op(Code.FS, Stage.INSIDE, f"make an overlay of {len(names)} layers and an upper one", b"overlay", *options,
+           slot=p.SLOT_ROOT, a=NODEV),
+        keep("root", p.SLOT_ROOT, "put the root on the workbench"),
     )  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """The plan: what a start will do, as a list of operations that ck-init executes.
 
 Values (mounts, namespaces, security, a program and its arguments) compile to operations; a :class:`Plan` collects them
-with the descriptors they need, writes itself as bytes for the helper, and tells itself in words for people. Compiling is
-pure: it makes no system call, so it can be tested as data. The numbers here are those of ``_native/plan.h``.
+with the descriptors they need, writes itself as bytes for the helper, and tells itself in words for people. Compiling
+is pure: it makes no system call, so it can be tested as data. The numbers here are those of ``_native/plan.h``.
 """
 
 from __future__ import annotations
@@ -96,6 +96,7 @@ OPTIONAL = 1 << 11
 DROP_BOUNDING = 1 << 12
 KEEP_CREDS = 1 << 13
 SAME_MOUNT = 1 << 14
+OURS = 1 << 15
 
 
 class Op:
@@ -119,16 +120,14 @@ class Op:
         """``words`` says what it does, for explain() and for the error when it fails: "mount proc on /proc"."""
         self.code, self.stage, self.words, self.strings = code, stage, words, strings
         self.flags, self.fd, self.slot, self.base, self.a, self.b = flags, fd, slot, base, a, b
-        parts = []
+        parts: list[bytes] = []
         for string in strings:
             size = len(string)
             parts += (_LEN.pack(size), string, _PAD[size & 3])
         body = b"".join(parts)
         if len(body) & 7:
             body += bytes(8 - (len(body) & 7))
-        self.data = (
-            _OP.pack(_OP.size + len(body), code, stage, len(strings), flags, fd, slot, base, 0, a, b) + body
-        )
+        self.data = _OP.pack(_OP.size + len(body), code, stage, len(strings), flags, fd, slot, base, 0, a, b) + body
 
     def __repr__(self) -> str:
         return f"<{self.stage.name} {self.code.name}: {self.words}>"
@@ -169,7 +168,8 @@ class Plan:
         """A free place for a mount that is made in one stage and used in a later one."""
         if self._next_slot >= SLOTS - 1:
             raise InvalidValue(
-                f"more than {SLOTS - 1 - FIRST_FREE_SLOT} mounts have a source outside the sandbox: bind a common parent directory"
+                f"more than {SLOTS - 1 - FIRST_FREE_SLOT} mounts have a source outside the sandbox: bind a common "
+                "parent directory"
             )
         self._next_slot += 1
         return self._next_slot - 1

@@ -7,17 +7,24 @@ import os
 import time
 from _thread import allocate_lock
 from collections.abc import Sequence
-from typing import IO, Any
-
-from typing_extensions import Self
+from contextlib import suppress
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from . import spawn
 from .errors import InvalidValue
 from .idmap import IdRange
 from .launch import Arg, HasFileno, Launch, check_stream, compile_launch, has_dev
-from .timeline import Timeline
 
-__all__ = ["DEVNULL", "PIPE", "STDOUT", "Process"]
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from .options import LaunchOptions
+    from .plan import Op
+    from .timeline import Timeline
+
+    Record = tuple[Sequence[Op], bytes, int, Sequence[tuple[str, int]]]
+
+__all__ = ["DEVNULL", "PIPE", "STDOUT", "HasFileno", "Process"]
 
 # The values of subprocess's names, so that either may be used.
 PIPE, STDOUT, DEVNULL = -1, -2, -3
@@ -31,8 +38,8 @@ class Process:
     """A program started in namespaces, with a root, mounts, ids, privileges and limits of its own.
 
     It reads like :class:`subprocess.Popen`: ``stdin``, ``stdout`` and ``stderr`` take None (inherit), :data:`PIPE`,
-    :data:`DEVNULL`, a descriptor or a file; ``poll``, ``wait``, ``communicate``, ``send_signal``, ``terminate``, ``kill``
-    do what they do there. What differs:
+    :data:`DEVNULL`, a descriptor or a file; ``poll``, ``wait``, ``communicate``, ``send_signal``, ``terminate``,
+    ``kill`` do what they do there. What differs:
 
     * With no isolation asked for there is none; ``run()`` and ``Sandbox`` are the safe defaults, this is the primitive.
     * The environment is PATH, HOME, LANG and what ``env`` adds; nothing is inherited. Descriptors neither, but the
@@ -84,7 +91,7 @@ class Process:
         encoding: str | None = None,
         errors: str | None = None,
         start_timeout: float = 30.0,
-        **options: Any,
+        **options: Unpack[LaunchOptions],
     ) -> None:
         self._begin(Launch(args, **options), stdin, stdout, stderr, start_timeout)
         self._wrap_streams(text or encoding is not None or errors is not None, encoding, errors)
@@ -121,7 +128,7 @@ class Process:
         self._lock = allocate_lock()
         self._exit: spawn.Exit | None = None
         self._ids: IdRange | None = None
-        self._started: spawn.Started | None = None
+        self._started = spawn.Started()  # nothing yet: as when it is closed
         self._pid = 0
         self.stdin = self.stdout = self.stderr = None
         self._streams = streams = _Streams()
@@ -165,14 +172,14 @@ class Process:
                 continue
             stream: IO[Any] = io.open(fd, mode, -1 if mode == "rb" else 0 if not text else -1)  # noqa: SIM115, UP020
             if text:
-                stream = io.TextIOWrapper(stream, encoding or "utf-8", errors, write_through=True)  # type: ignore[arg-type]
+                stream = io.TextIOWrapper(stream, encoding or "utf-8", errors, write_through=True)
             setattr(self, name, stream)
         self._pipes[:] = [-1, -1, -1]
 
     # ---- facts -----------------------------------------------------------------------------------------------------
 
     @classmethod
-    def explain(cls, args: Sequence[Arg], **options: Any) -> str:
+    def explain(cls, args: Sequence[Arg], **options: Unpack[LaunchOptions]) -> str:
         """The plan of this start in words, one line for each operation. Nothing is started.
 
         Sources of mounts are opened and closed again; an id range is shown as one that would be free.
@@ -186,7 +193,7 @@ class Process:
         return self._pid
 
     def fileno(self) -> int:
-        """The pidfd of the first process (readable when everything has ended): for poll(2), or to join its namespaces."""
+        """The pidfd of the first process: readable when everything has ended, and good to join its namespaces."""
         return self._handle().first
 
     @property
@@ -197,14 +204,19 @@ class Process:
     @property
     def timeline(self) -> Timeline:
         """When each step of the start was done, in nanoseconds."""
+        from .timeline import Timeline
+
+        return Timeline(*self._record())
+
+    def _record(self) -> Record:
         started = self._started
-        assert started is not None
+        assert started is not None  # noqa: S101  _adopt has set it
         end = [("exited", self._exit.time_ns)] if self._exit is not None else []
-        return Timeline(self._ops, started.times, started.t0, [*self._marks, *end])
+        return self._ops, started.times, started.t0, [*self._marks, *end]
 
     @property
     def terminal(self) -> int:
-        """The descriptor of the terminal's other end (``tty=True``): read and write it; it is closed with the process."""
+        """The terminal's other end (``tty=True``), a descriptor to read and write; closed with the process."""
         return self._handle().pty
 
     def resize(self, rows: int, columns: int) -> None:
@@ -216,7 +228,7 @@ class Process:
         fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def _handle(self) -> spawn.Started:
-        if self._started is None or self._started.first < 0:
+        if self._started.first < 0:
             raise InvalidValue(f"{self!r} is closed")
         return self._started
 
@@ -232,35 +244,35 @@ class Process:
 
         Raises TimeoutExpired after ``timeout`` seconds; the process then still runs.
         """
-        if not self._try_wait(timeout):
-            from .errors import TimeoutExpired
+        ended = self._try_wait(timeout)
+        if ended is None:
+            raise self._expired(timeout)
+        return returncode(ended.status)
 
-            assert timeout is not None
-            raise TimeoutExpired(list(self.args), timeout)
-        code = self.returncode
-        assert code is not None
-        return code
+    def _expired(self, timeout: float | None) -> Exception:
+        from .errors import TimeoutExpired
 
-    def _try_wait(self, timeout: float | None) -> bool:
+        return TimeoutExpired(list(self.args), timeout or 0.0)
+
+    def _try_wait(self, timeout: float | None) -> spawn.Exit | None:
         if self._exit is not None:
-            return True
+            return self._exit
         started = self._handle()
         has_init = started.program >= 0 or self._launch.hold
         waited = [started.status, started.first] if has_init else [started.first]
         if not spawn.poll(waited, timeout):
-            return False
+            return None
         with self._lock:
             if self._exit is None:
                 self._exit = self._collect(started, has_init)
                 if self._ids is not None:
                     self._ids.close()
-        return True
+        return self._exit
 
     def _collect(self, started: spawn.Started, has_init: bool) -> spawn.Exit:
         """PID 1's message has the program's own status; without one (it was killed) its own status is the answer."""
         told = spawn.read_exit(started.status) if has_init else None
-        ended = spawn.wait_status(started.first, None)
-        assert ended is not None
+        ended = spawn.wait_status(started.first)
         return told or ended
 
     def send_signal(self, sig: int) -> None:
@@ -278,7 +290,7 @@ class Process:
             spawn.kill(self._handle().first, _SIGKILL)
 
     def communicate(self, input: bytes | str | None = None, timeout: float | None = None) -> tuple[Any, Any]:
-        """Send ``input``, read what it writes to its pipes until they end, wait. ``(stdout, stderr)``, None if not a pipe.
+        """Send ``input``, read its pipes until they end, wait. ``(stdout, stderr)``: None if not a pipe.
 
         Raises TimeoutExpired after ``timeout`` seconds; call again to go on.
         """
@@ -289,14 +301,10 @@ class Process:
     def close(self) -> None:
         """Kill what still runs, reap it, and close every descriptor. Idempotent."""
         started = self._started
-        if started is None:
-            return
         for stream in (self.stdin, self.stdout, self.stderr):
             if stream is not None:
-                try:
+                with suppress(OSError):  # the buffered rest of stdin has nowhere to go
                     stream.close()
-                except OSError:  # the buffered rest of stdin has nowhere to go
-                    pass
         self._streams.close_ours()
         if self._maker == os.getpid() and started.first >= 0 and self._exit is None:
             self.kill()
@@ -319,14 +327,16 @@ class Process:
         if self._exit is None and self._maker == os.getpid():
             import warnings
 
-            warnings.warn(f"{self!r} was never waited for or closed; it is killed", ResourceWarning, source=self, stacklevel=2)
+            warnings.warn(
+                f"{self!r} was never waited for or closed; it is killed", ResourceWarning, source=self, stacklevel=2
+            )
         self.close()
 
     def __repr__(self) -> str:
         name = os.fsdecode(self.args[0]) if self.args else "ck-init"
         if self._exit is not None:
             return f"<Process {name!r} returncode={self.returncode}>"
-        state = "running" if self._started is not None and self._started.first >= 0 else "closed"
+        state = "running" if self._started.first >= 0 else "closed"
         return f"<Process {name!r} {state}>"
 
 
@@ -424,6 +434,3 @@ def _is_open(fd: int) -> bool:
     except OSError:
         return False
     return True
-
-
-__all__ += ["HasFileno"]

@@ -1,8 +1,8 @@
 """The root directory of a process: how each kind of root, and the one that needs no image, compiles.
 
-Every new root is built on a workbench: a tmpfs that covers the old "/" in the new mount namespace. Layers, covers and the
-root itself are attached there (overlayfs and open_tree(2) want attached mounts before Linux 6.15), and it disappears with
-the old root at the pivot.
+Every new root is built on a workbench: a tmpfs that covers the old "/" in the new mount namespace. Layers, covers and
+the root itself are attached there (overlayfs and open_tree(2) want attached mounts before Linux 6.15), and it
+disappears with the old root at the pivot.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import cache
 from . import plan as p
 from .kernel import calls
 from .kernel.calls import StrPath
-from .mounts import NODEV, NOSUID, RDONLY, Build, MountTree, _host_op
+from .mounts import NODEV, NOSUID, RDONLY, Build, MountTree, host_op, keep, parents
 from .overlayfs import OverlayFS
 from .plan import Code, Op, Stage
 
@@ -23,9 +23,9 @@ __all__ = ["HOST", "HostDirectories", "Root"]
 class HostDirectories:
     """The root of ``run(rootfs=None)``: the host's own programs and libraries, read-only, and nothing else of it.
 
-    A tmpfs with /usr and what belongs to it (/bin, /lib, ... as the host has them: links or directories), and the few files
-    of /etc that programs need to run: the dynamic linker's cache, alternatives, certificates, the time zone, protocol and
-    service names. Users, groups and hosts are written new. No home directory, no /var, no /run, no secret.
+    A tmpfs with /usr and what belongs to it (/bin, /lib, ... as the host has them: links or directories), and the few
+    files of /etc that programs need to run: the dynamic linker's cache, alternatives, certificates, the time zone,
+    protocol and service names. Users, groups and hosts are written new. No home directory, no /var, no /run, no secret.
     """
 
     __slots__ = ()
@@ -40,8 +40,8 @@ Root = StrPath | OverlayFS | MountTree | HostDirectories
 
 _SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "opt", "nix/store", "gnu/store")
 _ETC = (
-    "alternatives", "ca-certificates", "crypto-policies", "fonts", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime",
-    "mime.types", "nsswitch.conf", "pki", "protocols", "services", "ssl", "terminfo", "timezone", "xml",
+    "alternatives", "ca-certificates", "crypto-policies", "fonts", "ld.so.cache", "ld.so.conf", "ld.so.conf.d",
+    "localtime", "mime.types", "nsswitch.conf", "pki", "protocols", "services", "ssl", "terminfo", "timezone", "xml",
 )  # fmt: skip
 
 
@@ -58,15 +58,32 @@ def compile_root(build: Build, root: Root | None, *, userxattr: bool, net_host: 
         return True
     slot = build.plan.slot()
     if root is None:
-        build.plan.add(Op(Code.TREE, Stage.INSIDE, "take the caller's own root", b"/", flags=p.RECURSIVE, slot=slot, b=calls.MS_PRIVATE))
+        build.plan.add(
+            Op(
+                Code.TREE,
+                Stage.INSIDE,
+                "take the caller's own root",
+                b"/",
+                flags=p.RECURSIVE,
+                slot=slot,
+                b=calls.MS_PRIVATE,
+            )
+        )
     else:
         what = repr(root) if isinstance(root, MountTree) else os.fsdecode(root)
         build.tree(root, slot, f"take {what} as the root", attr=NOSUID | NODEV, flags=p.RECURSIVE | p.IDMAP)
     build.plan.add(
-        Op(Code.MKDIR, Stage.INSIDE, "make a place for the root", b"root", base=p.SLOT_SCRATCH, a=0o755),
-        Op(Code.ATTACH, Stage.INSIDE, "put the root on the workbench", b"root", base=p.SLOT_SCRATCH, slot=slot),
+        keep("root", slot, "put the root on the workbench"),
         # The slot's number is this plan's own; a clone puts the root where the other operations look for it.
-        Op(Code.CLONE, Stage.INSIDE, "open the root", b"root", flags=p.SAME_MOUNT, base=p.SLOT_SCRATCH, slot=p.SLOT_ROOT),
+        Op(
+            Code.CLONE,
+            Stage.INSIDE,
+            "open the root",
+            b"root",
+            flags=p.SAME_MOUNT,
+            base=p.SLOT_SCRATCH,
+            slot=p.SLOT_ROOT,
+        ),
     )
     return False
 
@@ -75,7 +92,8 @@ def compile_root(build: Build, root: Root | None, *, userxattr: bool, net_host: 
 def _scratch(size: int, inodes: int) -> tuple[Op, ...]:
     options = (b"size", b"%d" % size, b"nr_inodes", b"%d" % inodes, b"mode", b"755")
     return (
-        Op(Code.FS, Stage.INSIDE, f"make a tmpfs of {size >> 20} MiB as the workbench", b"tmpfs", *options, slot=p.SLOT_SCRATCH, a=NOSUID | NODEV),
+        Op(Code.FS, Stage.INSIDE, f"make a tmpfs of {size >> 20} MiB as the workbench", b"tmpfs", *options,
+           slot=p.SLOT_SCRATCH, a=NOSUID | NODEV),
         Op(Code.SCRATCH, Stage.INSIDE, "cover the old root with it", slot=p.SLOT_SCRATCH),
     )  # fmt: skip
 
@@ -84,12 +102,14 @@ def _scratch(size: int, inodes: int) -> tuple[Op, ...]:
 def _host_ops(net_host: bool) -> tuple[Op, ...]:
     attr = RDONLY | NOSUID | NODEV
     ops = [
-        Op(Code.FS, Stage.INSIDE, "make a small tmpfs as the root", b"tmpfs", b"size", b"1m", b"mode", b"755", slot=p.SLOT_ROOT, a=NOSUID | NODEV),
-        Op(Code.MKDIR, Stage.INSIDE, "make a place for the root", b"root", base=p.SLOT_SCRATCH, a=0o755),
-        Op(Code.ATTACH, Stage.INSIDE, "put the root on the workbench", b"root", base=p.SLOT_SCRATCH, slot=p.SLOT_ROOT),
+        Op(Code.FS, Stage.INSIDE, "make a small tmpfs as the root", b"tmpfs", b"size", b"1m", b"mode", b"755",
+           slot=p.SLOT_ROOT, a=NOSUID | NODEV),
+        keep("root", p.SLOT_ROOT, "put the root on the workbench"),
     ]  # fmt: skip
     etc = [f"etc/{name}" for name in _ETC] + (["etc/resolv.conf", "etc/hosts"] if net_host else [])
-    for name in (*_SYSTEM, *etc):
+    shown = [name for name in (*_SYSTEM, *etc) if os.path.exists(f"/{name}")]
+    ops += parents([*shown, "etc/passwd"], p.SLOT_ROOT)
+    for name in shown:
         ops += _shown(name, attr)
     for name, content in _own_files(net_host).items():
         ops.append(Op(Code.FILE, Stage.INSIDE, f"write /{name}", name.encode(), content, base=p.SLOT_ROOT, a=0o644))
@@ -100,14 +120,14 @@ def _shown(name: str, attr: int) -> list[Op]:
     """One of the host's directories or files at the same place, a link as the same link."""
     path = f"/{name}"
     if os.path.islink(path) and not name.startswith("etc/"):
-        target = os.readlink(path)
-        return [Op(Code.SYMLINK, Stage.INSIDE, f"link {path} to {target}", os.fsencode(target), name.encode(), base=p.SLOT_ROOT)]
-    if not os.path.exists(path):
-        return []
-    make = p.MKDIR if os.path.isdir(path) else p.MKFILE
+        target = os.fsencode(os.readlink(path))
+        words = f"link {path} to {os.fsdecode(target)}"
+        return [Op(Code.SYMLINK, Stage.INSIDE, words, target, name.encode(), flags=p.OURS, base=p.SLOT_ROOT)]
+    flags = p.OURS | (p.MKDIR if os.path.isdir(path) else p.MKFILE)
+    words = f"mount it on {path}, read-only"
     return [
-        _host_op(path, p.SLOT_TEMP, attr),
-        Op(Code.ATTACH, Stage.INSIDE, f"mount it on {path}, read-only", name.encode(), flags=make, base=p.SLOT_ROOT, slot=p.SLOT_TEMP, a=0o755),
+        host_op(path, p.SLOT_TEMP, attr),
+        Op(Code.ATTACH, Stage.INSIDE, words, name.encode(), flags=flags, base=p.SLOT_ROOT, slot=p.SLOT_TEMP, a=0o755),
     ]
 
 

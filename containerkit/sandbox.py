@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -22,15 +21,16 @@ from .rootfs import HOST, HostDirectories
 from .security import Security
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from .idmap import IdMap, IdRange
     from .kernel.calls import StrPath
     from .mounts import MountTree
     from .namespace import Namespace
+    from .options import JoinRunOptions, RunOptions, SandboxOptions
+    from .timeline import Timeline
 
 __all__ = ["Sandbox", "explain", "run"]
-
-Rootfs = "StrPath | OverlayFS | MountTree | HostDirectories | None"
-Network = Literal["none", "host"]
 
 GRACE = 1.0
 """Seconds between SIGTERM and SIGKILL when a timeout ends a program."""
@@ -45,9 +45,11 @@ _FLOOD = 8
 
 
 @overload
-def run(args: Sequence[Arg], *, text: Literal[True] = True, **options: Any) -> Completed[str]: ...
+def run(args: Sequence[Arg], *, text: Literal[True] = True, **options: Unpack[RunOptions]) -> Completed[str]: ...
 @overload
-def run(args: Sequence[Arg], *, text: Literal[False], **options: Any) -> Completed[bytes]: ...
+def run(args: Sequence[Arg], *, text: Literal[False], **options: Unpack[RunOptions]) -> Completed[bytes]: ...
+@overload
+def run(args: Sequence[Arg], *, text: bool, **options: Unpack[RunOptions]) -> Completed[Any]: ...
 def run(
     args: Sequence[Arg],
     *,
@@ -72,9 +74,9 @@ def run(
 ) -> Completed[Any]:
     """Run a program in a fresh sandbox and return how it ended, like :func:`subprocess.run`.
 
-    The program gets new namespaces of all eight kinds, ids of its own, no capabilities, no_new_privs, bounded processes,
-    descriptors and output, new /proc, /dev, /sys and /tmp, and nothing of the host but what is asked for. It works as
-    root and as an ordinary user. Nothing of it is left when this returns or raises.
+    The program gets new namespaces of all eight kinds, ids of its own, no capabilities, no_new_privs, bounded
+    processes, descriptors and output, new /proc, /dev, /sys and /tmp, and nothing of the host but what is asked for. It
+    works as root and as an ordinary user. Nothing of it is left when this returns or raises.
 
     Args:
         args: the program and its arguments; looked up in the PATH of ``env`` inside the root.
@@ -99,10 +101,9 @@ def run(
     return _run(launch, limits, timeout, grace, input, stdin, text, capture_output, check, start_timeout)
 
 
-def explain(args: Sequence[Arg], **options: Any) -> str:
+def explain(args: Sequence[Arg], **options: Unpack[RunOptions]) -> str:
     """What ``run(args, **options)`` would do, step by step, in words. Nothing is started."""
-    run_only = ("timeout", "grace", "input", "stdin", "text", "capture_output", "check", "start_timeout")
-    values = {**_DEFAULTS, **{key: value for key, value in options.items() if key not in run_only}}
+    values = {**_DEFAULTS, **{key: value for key, value in options.items() if key not in _CONVERSE}}
     return explain_launch(_launch(args, **values))
 
 
@@ -110,6 +111,7 @@ _DEFAULTS: dict[str, Any] = {
     "rootfs": None, "mounts": (), "env": None, "cwd": None, "user": None, "hostname": "sandbox", "network": "none",
     "limits": _LIMITS, "security": _STRICT, "idmap": None,
 }  # fmt: skip
+_CONVERSE = frozenset({"timeout", "grace", "input", "stdin", "text", "capture_output", "check", "start_timeout"})
 
 
 def _launch(
@@ -166,7 +168,7 @@ def _root(rootfs: Any, user: int | str | None) -> tuple[Any, tuple[Mount, ...]]:
     return rootfs, _STANDARD
 
 
-# ---- running ----------------------------------------------------------------------------------------------------------
+# ---- running ---------------------------------------------------------------------------------------------------------
 
 
 def _run(
@@ -188,8 +190,7 @@ def _run(
     )
     try:
         conversation = Conversation(process, limits, timeout, grace, input, begin)
-        conversation.finish()
-        completed = conversation.completed(text)
+        completed = conversation.completed(conversation.finish(), text)
     finally:
         process.close()
     if check:
@@ -204,7 +205,13 @@ class Conversation:
     """
 
     def __init__(
-        self, process: Process, limits: Limits, timeout: float | None, grace: float, input: str | bytes | None, begin: float
+        self,
+        process: Process,
+        limits: Limits,
+        timeout: float | None,
+        grace: float,
+        input: str | bytes | None,
+        begin: float,
     ) -> None:
         self.process, self.limits, self.grace, self.begin = process, limits, grace, begin
         self.deadline = None if timeout is None else begin + timeout
@@ -251,7 +258,28 @@ class Conversation:
     def left_seconds(self) -> float | None:
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
-    def finish(self) -> None:
+    def finish(self) -> spawn.Exit:
+        """Drive it to the end with poll(2)."""
+        if self.stdin < 0:
+            self._read_all()
+        else:
+            self._talk()
+        while (ended := self.process._try_wait(self.left_seconds())) is None:
+            self.expire()
+        return ended
+
+    def _read_all(self) -> None:
+        while self.open:
+            ready = spawn.poll(self.open, self.left_seconds())
+            for index, fd in enumerate(list(self.open)):
+                if ready >> index & 1:
+                    self.read(fd)
+            if not ready:
+                self.expire()
+
+    def _talk(self) -> None:
+        import select
+
         poller = select.poll()
         for fd in self.open:
             poller.register(fd, select.POLLIN)
@@ -271,12 +299,8 @@ class Conversation:
                         poller.unregister(fd)
             if not events and left is not None:
                 self.expire()
-        while not self.process._try_wait(self.left_seconds()):
-            self.expire()
 
-    def completed(self, text: bool) -> Completed[Any]:
-        ended = self.process._exit
-        assert ended is not None
+    def completed(self, ended: spawn.Exit, text: bool) -> Completed[Any]:
         values: list[Any] = []
         cut: list[int] = []
         for fd in self._order:
@@ -291,7 +315,7 @@ class Conversation:
             values[1],
             self._outcome(ended, any(cut)),
             _usage(ended, time.monotonic() - self.begin),
-            self.process.timeline,
+            self.process._record(),
             (cut[0], cut[1]),
         )
 
@@ -308,12 +332,12 @@ class Conversation:
 def _usage(ended: spawn.Exit, wall: float) -> Usage:
     user, system = ended.utime / 1e6, ended.stime / 1e6
     return Usage(
-        wall, user + system, user, system, ended.maxrss * 1024, ended.minflt, ended.majflt, ended.inblock, ended.oublock,
-        ended.nvcsw, ended.nivcsw,
+        wall, user + system, user, system, ended.maxrss * 1024, ended.minflt, ended.majflt, ended.inblock,
+        ended.oublock, ended.nvcsw, ended.nivcsw,
     )  # fmt: skip
 
 
-# ---- one set-up, several runs -------------------------------------------------------------------------------------------
+# ---- one set-up, several runs ----------------------------------------------------------------------------------------
 
 
 class Sandbox:
@@ -325,12 +349,13 @@ class Sandbox:
             box.run(["sh", "-c", "echo hello > /greeting"])
             print(box.run(["cat", "/greeting"]).stdout)
 
-    The set-up is done once, by a PID 1 that waits. Each :meth:`run` and :meth:`process` joins its namespaces and sees what
-    earlier ones left in the files and on the network, but has a pid namespace and a /proc of its own below the sandbox's:
-    whatever it started ends with it, exactly, and one run cannot see or signal another. Closing the sandbox, or the end of
-    this process, ends everything in it.
+    The set-up is done once, by a PID 1 that waits. Each :meth:`run` and :meth:`process` joins its namespaces and sees
+    what earlier ones left in the files and on the network, but has a pid namespace and a /proc of its own below the
+    sandbox's: whatever it started ends with it, exactly, and one run cannot see or signal another. Closing the sandbox,
+    or the end of this process, ends everything in it.
 
-    The arguments are those of :func:`run`; ``env``, ``cwd``, ``user`` and ``limits`` are defaults that each run may change.
+    The arguments are those of :func:`run`; ``env``, ``cwd``, ``user`` and ``limits`` are defaults that each run may
+    change.
     """
 
     def __init__(
@@ -349,12 +374,14 @@ class Sandbox:
         start_timeout: float = 30.0,
     ) -> None:
         launch = self._set_up(rootfs, mounts, env, cwd, user, hostname, network, limits, security, idmap)
-        self._init = Process._from_launch(launch, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, start_timeout=start_timeout)
+        self._init = Process._from_launch(
+            launch, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, start_timeout=start_timeout
+        )
 
     _init: Process
 
     @classmethod
-    def _plan(cls, *, start_timeout: float = 30.0, **options: Any) -> tuple[Sandbox, Launch, float]:
+    def _plan(cls, *, start_timeout: float = 30.0, **options: Unpack[SandboxOptions]) -> tuple[Sandbox, Launch, float]:
         """A sandbox whose PID 1 somebody else starts: the asyncio twin."""
         unknown = options.keys() - _DEFAULTS.keys()
         if unknown:
@@ -379,12 +406,24 @@ class Sandbox:
         self._env = dict(env or {})
         launch = _launch((), rootfs, mounts, None, None, user, hostname, network, limits, security, idmap, hold=True)
         self._root = launch.root
+        self._host_root = launch.maps_host_root
         self._kinds = [kind for kind, which in launch.namespaces.items() if which == "new"]
-        # A network namespace that was given is given to each joiner again; it is not owned by the sandbox's user namespace.
+        # A network namespace that was given is given to each joiner again; it is not owned by the sandbox's user
+        # namespace.
         self._nested = _NESTED if isinstance(network, str) else Namespaces(mnt="new", pid="new", net=network)
         self._proc = next((mount for mount in launch.mounts if isinstance(mount, Proc)), None)
         return launch
 
+    @overload
+    def run(
+        self, args: Sequence[Arg], *, text: Literal[True] = True, **options: Unpack[JoinRunOptions]
+    ) -> Completed[str]: ...
+    @overload
+    def run(
+        self, args: Sequence[Arg], *, text: Literal[False], **options: Unpack[JoinRunOptions]
+    ) -> Completed[bytes]: ...
+    @overload
+    def run(self, args: Sequence[Arg], *, text: bool, **options: Unpack[JoinRunOptions]) -> Completed[Any]: ...
     def run(
         self,
         args: Sequence[Arg],
@@ -422,7 +461,7 @@ class Sandbox:
         tty: bool | tuple[int, int] = False,
         start_timeout: float = 30.0,
     ) -> Process:
-        """Start a program in this sandbox and return while it runs: a server, a shell. The caller waits or closes it."""
+        """Start a program in this sandbox and return while it runs: a server, a shell. The caller waits or closes."""
         launch = self._join(args, env=env, cwd=cwd, user=user, limits=limits, tty=tty)
         process = Process._from_launch(launch, stdin=stdin, stdout=stdout, stderr=stderr, start_timeout=start_timeout)
         process._wrap_streams(text, None, None)
@@ -449,6 +488,7 @@ class Sandbox:
             args,
             join=self._join_fds(),
             proc=self._proc,
+            host_root=self._host_root,
             namespaces=self._nested,
             security=self._security,
             env=merged,
@@ -473,7 +513,7 @@ class Sandbox:
         return self._init.fileno()
 
     @property
-    def timeline(self) -> Any:
+    def timeline(self) -> Timeline:
         """When each step of the set-up was done."""
         return self._init.timeline
 
@@ -494,7 +534,8 @@ class Sandbox:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Sandbox {'closed' if self._init._started is None or self._init._started.first < 0 else f'pid={self.pid}'}>"
+        started = self._init._started
+        return "<Sandbox closed>" if started.first < 0 else f"<Sandbox pid={self.pid}>"
 
 
 _NESTED = Namespaces(mnt="new", pid="new")

@@ -11,10 +11,10 @@ import os
 import struct
 import time
 from collections.abc import Sequence
+from typing import Any
 
-from . import diagnose
 from ._native._ck import ffi, lib
-from .errors import ContainerkitError, StatusLost, Unsupported, syscall_error
+from .errors import ContainerkitError, StatusLost, syscall_error
 from .kernel import helper
 from .plan import Code, Mode, Plan
 
@@ -34,7 +34,8 @@ REASON_EXIT, REASON_CPU_LIMIT = 0, 1
 class Exit:
     """How a process ended, and what it and all its descendants used.
 
-    ``status`` is a wait(2) status. Times are in microseconds, ``maxrss`` in KiB (the largest single process, getrusage(2)).
+    ``status`` is a wait(2) status. Times are in microseconds, ``maxrss`` in KiB (the largest single process,
+    getrusage(2)).
     """
 
     __slots__ = (
@@ -61,8 +62,8 @@ class Exit:
 class Started:
     """The handles of a running first process. Plain descriptors: the owner (a Process) closes them once.
 
-    ``first`` is the pidfd of the first process, ``program`` that of the program when PID 1 stays apart from it, ``status``
-    the socket on which PID 1 reports the end; closing it tells PID 1 to end everything.
+    ``first`` is the pidfd of the first process, ``program`` that of the program when PID 1 stays apart from it,
+    ``status`` the socket on which PID 1 reports the end; closing it tells PID 1 to end everything.
     """
 
     __slots__ = ("first", "first_pid", "hopped", "marks", "namespaces", "program", "pty", "status", "t0", "times")
@@ -104,8 +105,8 @@ _ENOTTY = 25
 def start(plan: Plan, stdio: tuple[int, int, int], timeout: float = 30.0) -> Started:
     """Start the first process of ``plan`` and return once its program runs.
 
-    ``stdio`` are three descriptors that stay the caller's. Raises SpawnError (nothing is left behind), or TimeoutExpired
-    when the set-up takes longer than ``timeout`` seconds (a hung network file system can do that).
+    ``stdio`` are three descriptors that stay the caller's. Raises SpawnError (nothing is left behind), or
+    TimeoutExpired when the set-up takes longer than ``timeout`` seconds (a hung network file system can do that).
     """
     starting = Starting(plan, stdio)
     try:
@@ -121,8 +122,9 @@ def start(plan: Plan, stdio: tuple[int, int, int], timeout: float = 30.0) -> Sta
 class Starting:
     """A start under way: the helper runs, its messages come in on ``fileno()``.
 
-    ``advance()`` takes the next message and says whether the program runs now; :func:`start` calls it until it does, the
-    asyncio twin when its loop sees the descriptor readable. Whoever gives up, for whatever reason, calls ``abandon()``.
+    ``advance()`` takes the next message and says whether the program runs now; :func:`start` calls it until it does,
+    the asyncio twin when its loop sees the descriptor readable. Whoever gives up, for whatever reason, calls
+    ``abandon()``.
     """
 
     def __init__(self, plan: Plan, stdio: tuple[int, int, int]) -> None:
@@ -144,7 +146,7 @@ class Starting:
             fds = (*stdio, memory, pair[1], _owner_pidfd(), *plan.fds)
             result = lib.ck_spawn(helper.fd(), fds, len(fds), self._helper)
             if result < 0:
-                raise diagnose.helper_failed(-result)
+                raise _diagnose().helper_failed(-result)
             marks.append(("helper", time.monotonic_ns()))
         except BaseException:
             self.abandon()
@@ -167,11 +169,11 @@ class Starting:
         if size in (-_EINTR, -_EAGAIN):
             return False  # a signal: its Python handler has run by now, or raised
         if size == -_ETIMEDOUT:
-            raise diagnose.start_timeout(self.started.first)
+            raise _diagnose().start_timeout(self.started.first)
         if size < 0:
             raise syscall_error(-size, "recvmsg")
         if size == 0 and not self._running:
-            raise diagnose.died_silently(self.started.first)
+            raise _diagnose().died_silently(self.started.first)
         if size:
             self._take(buffer, [fds[i] for i in range(count[0])])
         if size and (not self._running or self._plan.mode is Mode.EXEC):
@@ -198,7 +200,7 @@ class Starting:
             self._running = True
         elif kind == _FAILED:
             ops = self._plan.ops
-            raise diagnose.spawn_error(ops[op] if op != _NOT_AN_OPERATION else None, err, sysno, arg, detail)
+            raise _diagnose().spawn_error(ops[op] if op != _NOT_AN_OPERATION else None, err, sysno, arg, detail)
 
     def _reap_helpers(self) -> None:
         for pidfd in (self._helper[0], self.started.hopped):
@@ -218,7 +220,7 @@ class Starting:
                 kill(pidfd, _SIGKILL)
         self._reap_helpers()
         if started.first >= 0:
-            wait_status(started.first, None)
+            wait_status(started.first)
         started.close()
 
 
@@ -246,10 +248,8 @@ def kill(pidfd: int, signum: int) -> bool:
     return True
 
 
-def wait_status(pidfd: int, timeout: float | None) -> Exit | None:
-    """Reap a child by its pidfd; None when it still runs. Works when somebody else reaped it first (Linux 6.15)."""
-    if timeout is not None and not poll([pidfd], timeout):
-        return None
+def wait_status(pidfd: int) -> Exit:
+    """Wait for a child by its pidfd, and reap it. Works when somebody else reaped it first (Linux 6.15)."""
     status = ffi.new("int *")
     usage = ffi.new("struct ck_usage *")
     while True:
@@ -262,12 +262,13 @@ def wait_status(pidfd: int, timeout: float | None) -> Exit | None:
         return Exit(status[0], REASON_EXIT, now, _usage(usage))
     if result != -_ECHILD:
         raise syscall_error(-result, "waitid")
-    # SIGCHLD is ignored, or the host program waits for every child. The pidfd becomes readable at the exit all the same.
+    # SIGCHLD is ignored, or the host program waits for every child. The pidfd becomes readable at the exit anyway.
     poll([pidfd], None)
     if lib.ck_pidfd_exit_status(pidfd, status) < 0:
         raise StatusLost(
-            "this program reaped a process that containerkit had started (it ignores SIGCHLD, or calls wait for any child), "
-            "and before Linux 6.15 its status is then lost: start it with init=True, or stop reaping unknown children"
+            "this program reaped a process that containerkit had started (it ignores SIGCHLD, or calls wait for any "
+            "child), and before Linux 6.15 its status is then lost: start it with init=True, or "
+            "stop reaping unknown children"
         )
     return Exit(status[0], REASON_EXIT, now, (0,) * 9)
 
@@ -296,7 +297,9 @@ def read_exit(status: int) -> Exit | None:
     """PID 1's last message, if it has come: the program's wait status and the usage of everything it reaped."""
     buffer = bytearray(_MESSAGE.size)
     count = ffi.new("int *", 0)
-    size = lib.ck_recv(status, ffi.from_buffer("char[]", buffer, require_writable=True), _MESSAGE.size, ffi.NULL, count, 0)
+    size = lib.ck_recv(
+        status, ffi.from_buffer("char[]", buffer, require_writable=True), _MESSAGE.size, ffi.NULL, count, 0
+    )
     if size < _MESSAGE.size:
         return None
     message = _MESSAGE.unpack(buffer)
@@ -305,9 +308,8 @@ def read_exit(status: int) -> Exit | None:
     return Exit(message[6], message[7], message[11], message[12:])
 
 
-def require_kernel() -> None:
-    """Raise Unsupported on a kernel older than our floor: never fall back to something weaker in silence."""
-    release = os.uname().release
-    major, minor = (int("".join(c for c in part if c.isdigit()) or 0) for part in release.split(".")[:2])
-    if (major, minor) < (5, 14):
-        raise Unsupported(f"Linux {release} is too old: containerkit needs 5.14 (mount_setattr, cgroup.kill, nosymfollow)")
+def _diagnose() -> Any:
+    """Only a start that fails needs to know why starts fail."""
+    from . import diagnose
+
+    return diagnose

@@ -6,7 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .timeline import Timeline
+    from .timeline import Event, Timeline
 
 _COLOURS = {"caller": "#8d99ae", "helper": "#e09f3e", "first process": "#335c67", "program": "#9e2a2b"}
 _ROW, _LABEL, _TOP = 18, 430, 56
@@ -52,8 +52,8 @@ def _grid(total: int, plot: int, height: int) -> list[str]:
     return lines
 
 
-def _row(index: int, event: object, total: int, plot: int) -> str:
-    who, what, start, end = event  # type: ignore[misc]
+def _row(index: int, event: Event, total: int, plot: int) -> str:
+    who, what, start, end = event
     y = _TOP + _ROW * index
     x, w = _LABEL + start * plot / total, max((end - start) * plot / total, 1.5)
     label = what if len(what) <= 68 else what[:65] + "..."

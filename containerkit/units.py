@@ -21,7 +21,9 @@ def size(value: int | str) -> int:
         number = text.removesuffix(unit).strip() if unit else text
         whole, dot, fraction = number.partition(".")
         if unit not in _UNITS or not whole.isdigit() or (dot and not fraction.isdigit()):
-            raise InvalidValue(f"{value!r} is not a size: write bytes as an int, or a string like '512K', '64M', '1.5G'")
+            raise InvalidValue(
+                f"{value!r} is not a size: write bytes as an int, or a string like '512K', '64M', '1.5G'"
+            )
         result = int(float(number) * _UNITS[unit]) if dot else int(whole) * _UNITS[unit]
     else:
         raise InvalidValue(f"{value!r} is not a size: write bytes as an int, or a string like '512K', '64M', '1.5G'")

@@ -39,7 +39,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("caller", ["user"], indirect=True)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")  # hypothesis refuses to call a test again over function-scoped ones
 def caller(request: pytest.FixtureRequest) -> str:
     return getattr(request, "param", "root" if ordinary_user.is_root() else "user")
 
@@ -98,12 +98,10 @@ class Batch:
         return shared_directory(self._config) / "user" / str(relative).replace(os.sep, "-")
 
     def reports(self, nodeid: str) -> dict[str, pytest.TestReport]:
-        """What the test did, by phase; raises InnerRunError when it did not come to an end."""
+        """What the test did, by phase; fails when it did not come to an end: a crash, a hang, a lost test."""
         found = self._results.get(nodeid, {})
         if "teardown" not in found:
-            raise InnerRunError(
-                f"the pytest run as {ordinary_user.NAME} did not finish this test", self._output
-            )
+            pytest.fail(f"{ordinary_user.NAME}'s pytest did not finish this test: {self._output}", pytrace=False)
         return found
 
     @cached_property
@@ -111,9 +109,9 @@ class Batch:
         with self._finished().open() as lines:
             results: defaultdict[str, dict[str, pytest.TestReport]] = defaultdict(dict)
             for line in lines:
-                report = self._config.hook.pytest_report_from_serializable(
-                    config=self._config, data=json.loads(line)
-                )
+                report = self._config.hook.pytest_report_from_serializable(config=self._config, data=json.loads(line))
+                if isinstance(report.longrepr, list):  # where a test was skipped: JSON has no tuples
+                    report.longrepr = tuple(report.longrepr)
                 results[report.nodeid][report.when] = report
             return results
 
@@ -147,14 +145,12 @@ class Batch:
         return f"exit status {done.returncode}\n{done.stdout}"
 
     def _pytest(self, home: Path) -> list[str]:
-        # -m "" because what is selected is in the list already. No xdist: one process for one module.
-        options = ["-q", "-m", "", "-p", "no:xdist", "-p", "no:cacheprovider", f"--basetemp={home}/pytest"]
+        # -m "" because what is selected is in the list already. Without xdist: one process for one module. Without
+        # hypothesis' plugin, which imports all of hypothesis, in most of a second; tests with @given do without it.
+        options = ["-q", "-m", "", f"--basetemp={home}/pytest"]
+        plugins = [f"-pno:{name}" for name in ("xdist", "cacheprovider", "hypothesispytest")]
         config = [f"--rootdir={self._config.rootpath}", f"--config-file={self._config.inipath}"]
-        return [sys.executable, "-m", "pytest", *options, *config, str(self._path)]
-
-
-class InnerRunError(Exception):
-    """The inner pytest has no result for a test: it crashed, hung, or did not find the test."""
+        return [sys.executable, "-m", "pytest", *options, *plugins, *config, str(self._path)]
 
 
 class UserItem(pytest.Item):
@@ -181,11 +177,6 @@ class UserItem(pytest.Item):
 
     def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
         return self._original.reportinfo()
-
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        if isinstance(excinfo.value, InnerRunError):
-            return "\n".join(excinfo.value.args)
-        return super().repr_failure(excinfo, style)
 
 
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> pytest.TestReport | None:

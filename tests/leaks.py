@@ -1,10 +1,10 @@
 """The leak oracle: what a test has changed on the machine, as its process sees it.
 
 A snapshot is a set of items for each kind of thing. A test leaks what is new after it; it also must not have
-closed a descriptor that it had not opened. Other test workers change the same machine at the same time, so a
-snapshot holds what is ours: descriptors, threads and children, orphans of our session, names that carry our
-pid or lie in our folders. Three kinds show no owner: a mount outside of any test's folder, a network link in
-the host's namespace, an orphaned ck-init. What another worker keeps for longer than GRACE is taken for ours.
+closed a descriptor that it had not opened. Others change the same machine at the same time, so a snapshot has
+what is ours: descriptors, threads and children, orphans of our session, names that carry our pid or lie in
+our folders. Mounts and an orphaned ck-init show no owner: what another test worker, or another program in our
+mount namespace, keeps for longer than GRACE is taken for ours. So `make test` makes a mount namespace first.
 
 A namespace needs no kind of its own: it lives by a process, a descriptor or a mount, and all are looked at.
 """
@@ -79,19 +79,20 @@ def children(running: Sequence[Task]) -> Iterator[Task]:
 
 
 def orphans(running: Sequence[Task]) -> Iterator[Task]:
-    """Processes whose parent went away, and that are ours by their session, or by being a ck-init."""
+    """Processes whose parent went away, and that are of our session, or a ck-init in our mount namespace."""
     session = os.getsid(0)
     adopters = {1} | {task.pid for task in running if task.name == "systemd"}
     for task in running:
-        if task.parent in adopters and (task.session == session or is_helper(executable(task.pid))):
+        if task.parent in adopters and (task.session == session or is_our_helper(task.pid)):
             yield task
 
 
-def executable(pid: int) -> str:
+def is_our_helper(pid: int) -> bool:
     try:
-        return os.readlink(f"/proc/{pid}/exe")
-    except OSError:  # a kernel thread, or another user's process
-        return ""
+        ours = os.path.samefile(f"/proc/{pid}/ns/mnt", "/proc/self/ns/mnt")
+        return ours and is_helper(os.readlink(f"/proc/{pid}/exe"))
+    except OSError:  # it has ended, is a kernel thread, or is another user's
+        return False
 
 
 def mounts() -> Iterator[str]:
@@ -110,6 +111,11 @@ def cgroups() -> Iterator[str]:
     ours = re.compile(rf"ck-{os.getpid()}(?!\d)")
     for path, names, _ in os.walk("/sys/fs/cgroup"):
         yield from (os.path.join(path, name) for name in names if ours.match(name))
+
+
+def links() -> Iterator[str]:
+    """Those with a name of ours: container engines add and remove theirs as they like."""
+    return (name for _, name in socket.if_nameindex() if name.startswith("ck"))
 
 
 def files_below(root: str) -> Iterator[str]:
@@ -131,7 +137,7 @@ def snapshot() -> Snapshot:
         "orphan": frozenset(orphans(running)),
         "mount": frozenset(mounts()),
         "cgroup": frozenset(cgroups()),
-        "network link": frozenset(name for _, name in socket.if_nameindex()),
+        "network link": frozenset(links()),
         "runtime file": frozenset(files_below(runtime_directory())),
         "temporary file": frozenset(files_below(tempfile.gettempdir())),
     }

@@ -19,13 +19,13 @@ PLANTED = {
     "descriptor left: ": "os.open('/dev/null', os.O_RDONLY)",
     "descriptor closed that was not its own: ": "os.close(FOREIGN)",
     "thread left: ": "threading.Thread(target=time.sleep, args=(5,), daemon=True).start()",
-    r"child left: \d+ \(sleep\)": "KEPT.append(spawn('sleep', '5'))",
-    r"child left: \d+ \(true\) zombie": "KEPT.append(spawn('true'))",
-    r"orphan left: \d+ \(sleep\)": "subprocess.run(['sh', '-c', 'sleep 5 >/dev/null 2>&1 &'])",
-    r"orphan left: \d+ \(ck-init\)": "subprocess.run(['setsid', '--fork', HELPER, '5'], stdout=-3)",
+    r"child left: \d+ \(sleep\)": "spawn('sleep', '5'); wait_for('(sleep)')",
+    r"child left: \d+ \(true\) zombie": "spawn('true'); wait_for('(true) zombie')",
+    r"orphan left: \d+ \(sleep\)": "subprocess.run(['sh', '-c', 'sleep 5 &']); wait_for('(sleep)')",
+    r"orphan left: \d+ \(ck-init\)": "subprocess.run(['setsid', '-f', HELPER, '5']); wait_for('(ck-init)')",
     "mount left: .* /mnt ": "subprocess.run(['mount', '-t', 'tmpfs', 'tmpfs', '/mnt'], check=True)",
     "cgroup left: .*/ck-": "os.mkdir(f'/sys/fs/cgroup/ck-{os.getpid()}-planted')",
-    "network link left: planted": "subprocess.run(['ip', 'link', 'add', 'planted', 'type', 'veth'])",
+    "network link left: ckplanted": "subprocess.run(['ip', 'link', 'add', 'ckplanted', 'type', 'veth'])",
     "runtime file left: /run/containerkit/planted": "open('/run/containerkit/planted', 'w').close()",
     "temporary file left: .*/planted": "open(tempfile.gettempdir() + '/planted', 'w').close()",
 }
@@ -42,9 +42,12 @@ HELPER = "{helper}"
 
 def spawn(*argv):
     process = subprocess.Popen(argv)
-    time.sleep(0.1)
-    process.returncode = 0  # its finaliser neither warns nor waits
-    return process
+    process.returncode = 0  # so that its finaliser neither warns nor waits
+    KEPT.append(process)
+
+def wait_for(description):
+    while not any(description in str(task) for task in leaks.tasks("/proc")):
+        time.sleep(0.01)
 """
 
 # The shell stays as PID 1: orphans become its children, and do not outlive it.

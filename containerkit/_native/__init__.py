@@ -1,1 +1,1 @@
-"""The C half: ``_ck`` (the extension) and ``ck-init`` (the helper program). Nothing above the kernel layer imports this."""
+"""The C half: ``_ck`` (the extension) and ``ck-init`` (the helper program)."""

@@ -57,7 +57,7 @@ enum ck_op_code {
     CK_OP_CLONE,      /* detached clone of a path below base -> slot; string: path; a = mount attributes */
     CK_OP_ATTR,       /* mount_setattr on slot: a = set, b = clear */
     CK_OP_SCRATCH,    /* move_mount slot over "/" and work in it: the workbench until the pivot */
-    CK_OP_MKDIR,      /* string: path below base; a = mode */
+    CK_OP_MKDIR,      /* strings: paths below base; a = mode */
     CK_OP_SYMLINK,    /* strings: target, path below base */
     CK_OP_FILE,       /* strings: path below base, content; a = mode */
     CK_OP_MASK,       /* cover paths below base; slot = our tmpfs with an empty `dir` and `file`; strings: paths */
@@ -101,6 +101,7 @@ enum {
     CK_F_OPTIONAL = 1u << 11,  /* a missing path is skipped */
     CK_F_DROP_BOUNDING = 1u << 12, /* CREDS: drop everything else from the bounding set and lock securebits */
     CK_F_KEEP_CREDS = 1u << 13, /* CREDS: keep uid and gid as they are */
+    CK_F_OURS = 1u << 15, /* ATTACH, MKDIR, SYMLINK: base is a new file system of ours, so a plain name in it leads nowhere else */
     CK_F_SAME_MOUNT = 1u << 14, /* CLONE: open what is mounted there, clone nothing */
 };
 

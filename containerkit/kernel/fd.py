@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
-
-from typing_extensions import Self
+from typing import Any, Self
 
 from ..errors import ClosedHandle
 
@@ -15,9 +13,9 @@ __all__ = ["Fd"]
 class Fd:
     """Owns a file descriptor.
 
-    ``close()`` may be called twice; after it, or after ``detach()``, ``fileno()`` raises :class:`ClosedHandle` instead of
-    returning a number that may meanwhile belong to someone else. Forgotten ones are closed with a ResourceWarning.
-    A process forked from this one has its own copies, and closing those closes nothing here.
+    ``close()`` may be called twice; after it, or after ``detach()``, ``fileno()`` raises :class:`ClosedHandle` instead
+    of returning a number that may meanwhile belong to someone else. Forgotten ones are closed with a ResourceWarning. A
+    process forked from this one has its own copies, and closing those closes nothing here.
     """
 
     __slots__ = ("__weakref__", "_fd")

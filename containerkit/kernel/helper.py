@@ -43,7 +43,18 @@ def _is_still(number: int, inode: int) -> bool:
         return False
 
 
+def _require_kernel() -> None:
+    """Refuse a kernel older than our floor: never fall back to something weaker in silence."""
+    release = os.uname().release
+    major, minor = (int("".join(c for c in part if c.isdigit()) or 0) for part in release.split(".")[:2])
+    if (major, minor) < (5, 14):
+        raise Unsupported(
+            f"Linux {release} is too old: containerkit needs 5.14 (mount_setattr, cgroup.kill, nosymfollow)"
+        )
+
+
 def _sealed_copy() -> int:
+    _require_kernel()
     try:
         source = os.open(path(), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -83,7 +83,7 @@ def parent(fd: int) -> int | None:
 
 
 def owner(fd: int) -> int | None:
-    """A descriptor of the user namespace whose capabilities count in this one; None when it lies outside ours.
+    """A descriptor of the user namespace whose capabilities count in this one; None if it lies outside ours.
 
     Of a user namespace it is the parent.
     """

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import attrs
 
+from ..value import Value
 from .capabilities import Capabilities
 
 __all__ = ["Capabilities", "Security"]
 
 
-@attrs.frozen(kw_only=True)
-class Security:
+@attrs.frozen(eq=False, repr=False, kw_only=True)
+class Security(Value):
     """The privileges of a program.
 
-    * ``capabilities``: all that it keeps, in its permitted, effective and bounding sets (capabilities(7)); ``None`` leaves
-      the caller's as they are. In a new user namespace they count only there.
+    * ``capabilities``: all that it keeps, in its permitted, effective and bounding sets (capabilities(7)); ``None``
+      leaves the caller's as they are. In a new user namespace they count only there.
     * ``ambient``: whether a program that is not root inside keeps them across exec.
     * ``no_new_privs``: nothing that it executes gains privilege, setuid files included (prctl(2), PR_SET_NO_NEW_PRIVS).
     """

@@ -69,37 +69,32 @@ static int make_path(int base, const char *path, uint32_t flags, unsigned mode)
 {
     char prefix[4096];
     size_t len = strlen(path), at = 0;
-    int parent = open_in(base, "", O_PATH, 0), r = 0;
-    if (parent < 0 || len >= sizeof prefix)
-        return parent < 0 ? parent : -ENAMETOOLONG;
+    int parent = base, fd = -ENOENT;
+    if (len >= sizeof prefix)
+        return -ENAMETOOLONG;
+    if (len == 0)
+        return open_in(base, "", O_PATH, 0);
     while (at < len) {
         size_t next = at;
         while (next < len && path[next] != '/')
             next++;
         memcpy(prefix, path, next);
         prefix[next] = 0;
-        int fd = open_in(base, prefix, O_PATH, resolve_flags(flags));
+        int last = next == len;
+        fd = last && at == 0 ? -ENOENT : open_in(base, prefix, O_PATH, resolve_flags(flags));
         if (fd == -ENOENT) {
-            if (next == len && (flags & CK_F_MKFILE))
-                r = (int)sys(mknodat, parent, prefix + at, 0100000 | mode, 0);
-            else
-                r = (int)sys(mkdirat, parent, prefix + at, next == len ? mode : 0755);
-            if (r < 0 && r != -EEXIST)
-                break;
-            fd = open_in(base, prefix, O_PATH, resolve_flags(flags));
+            long r = last && flags & CK_F_MKFILE ? sys(mknodat, parent, prefix + at, 0100000 | mode, 0)
+                                                 : sys(mkdirat, parent, prefix + at, last ? mode : 0755);
+            fd = r < 0 && r != -EEXIST ? (int)r : open_in(base, prefix, O_PATH, resolve_flags(flags));
         }
-        SYS1(__NR_close, parent);
+        if (parent != base)
+            SYS1(__NR_close, parent);
         if (fd < 0)
             return fd;
         parent = fd;
-        r = 0;
         at = next + 1;
     }
-    if (r < 0) {
-        SYS1(__NR_close, parent);
-        return r;
-    }
-    return parent;
+    return fd;
 }
 
 static int dest_fd(int base, const char *path, uint32_t flags, unsigned mode)
@@ -140,18 +135,12 @@ static int userns_fd(void)
     return ctx.userns_fd;
 }
 
-/* A path of the host that only root can change: /dev/null, /usr. */
-static int open_trusted(const char *path)
-{
-    return (int)sys(openat, -100, path, O_PATH | O_CLOEXEC_, 0);
-}
-
 /* In a new mount namespace the caller's descriptor belongs to a mount of the old one and cannot be cloned. The path is
  * opened again here and must be the very object that the caller opened. */
 static int reopen_same(int held, const char *path)
 {
     struct statx a, b;
-    int fd = open_trusted(path);
+    int fd = (int)sys(openat, -100, path, O_PATH | O_CLOEXEC_, 0);
     if (fd < 0)
         return fd;
     long r = sys(statx, held, "", AT_EMPTY_PATH, STATX_INO, &a);
@@ -166,23 +155,36 @@ static int reopen_same(int held, const char *path)
     return fd;
 }
 
-int op_tree(const struct ck_op *op)
+/* Where the clone comes from: a detached mount of the caller's, taken as it is; a path of the host's that only root can
+ * change (/dev/null, /usr), named without a descriptor; or what the caller opened. */
+static int take_tree(const struct ck_op *op)
 {
-    int recursive = !!(op->flags & CK_F_RECURSIVE), idmap = !!(op->flags & CK_F_IDMAP), src = op->fd, tree, r;
-    if (op->stage == CK_STAGE_INSIDE)
-        src = op->fd >= 0 ? reopen_same(op->fd, op_str(op, 0, 0)) : open_trusted(op_str(op, 0, 0));
+    int recursive = !!(op->flags & CK_F_RECURSIVE);
+    if (op->flags & CK_F_DETACHED)
+        return (int)sys(fcntl, op->fd, 1030 /* F_DUPFD_CLOEXEC */, 3);
+    if (op->fd < 0)
+        return (int)sys(open_tree, -100, op_str(op, 0, 0),
+                        OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (recursive ? AT_RECURSIVE : 0));
+    if (op->stage != CK_STAGE_INSIDE)
+        return clone_tree(op->fd, recursive);
+    int src = reopen_same(op->fd, op_str(op, 0, 0));
     if (src < 0)
         return src;
-    tree = op->flags & CK_F_DETACHED ? (int)sys(fcntl, src, 1030 /* F_DUPFD_CLOEXEC */, 3) : clone_tree(src, recursive);
-    if (src != op->fd)
-        SYS1(__NR_close, src);
+    int tree = clone_tree(src, recursive);
+    SYS1(__NR_close, src);
+    return tree;
+}
+
+int op_tree(const struct ck_op *op)
+{
+    int recursive = !!(op->flags & CK_F_RECURSIVE), idmap = !!(op->flags & CK_F_IDMAP), tree = take_tree(op);
     if (tree < 0)
         return tree;
     int userns = idmap ? userns_fd() : -1;
     if (idmap && userns < 0)
         return userns;
     if (op->a || op->b || idmap) {
-        r = set_attr(tree, op->a | (idmap ? MOUNT_ATTR_IDMAP : 0), 0, op->b, userns, recursive);
+        int r = set_attr(tree, op->a | (idmap ? MOUNT_ATTR_IDMAP : 0), 0, op->b, userns, recursive);
         if (r < 0)
             return r;
     }
@@ -220,8 +222,20 @@ fail:;
     return r;
 }
 
+/* Into a file system that we have just made and that nobody else can reach: one plain name, made and used. */
+static int attach_ours(const struct ck_op *op)
+{
+    int base = slot_fd(op->base);
+    const char *name = op_str(op, 0, 0);
+    long r = op->flags & CK_F_MKFILE ? sys(mknodat, base, name, 0100000 | op->a, 0)
+             : op->flags & CK_F_MKDIR ? sys(mkdirat, base, name, op->a) : 0;
+    return r < 0 ? (int)r : (int)sys(move_mount, slot_fd(op->slot), "", base, name, MOVE_MOUNT_F_EMPTY_PATH);
+}
+
 int op_attach(const struct ck_op *op)
 {
+    if (op->flags & CK_F_OURS)
+        return attach_ours(op);
     int dest = dest_fd(slot_fd(op->base), op_str(op, 0, 0), op->flags, (unsigned)op->a);
     if (dest < 0)
         return dest;
@@ -275,10 +289,15 @@ int op_scratch(const struct ck_op *op)
 
 int op_mkdir(const struct ck_op *op)
 {
-    int fd = make_path(slot_fd(op->base), op_str(op, 0, 0), CK_F_MKDIR, (unsigned)op->a);
-    if (fd < 0)
-        return fd;
-    SYS1(__NR_close, fd);
+    for (uint32_t i = 0; i < op->nstr; i++) {
+        ctx.fail_arg = (int)i;
+        int fd = op->flags & CK_F_OURS ? (int)sys(mkdirat, slot_fd(op->base), op_str(op, i, 0), op->a)
+                                       : make_path(slot_fd(op->base), op_str(op, i, 0), CK_F_MKDIR, (unsigned)op->a);
+        if (fd < 0)
+            return fd;
+        if (!(op->flags & CK_F_OURS))
+            SYS1(__NR_close, fd);
+    }
     return 0;
 }
 
@@ -299,8 +318,10 @@ static int parent_of(int base, const char *path, const char **name)
 
 int op_symlink(const struct ck_op *op)
 {
-    const char *name;
-    int dir = parent_of(slot_fd(op->base), op_str(op, 1, 0), &name);
+    const char *name = op_str(op, 1, 0);
+    if (op->flags & CK_F_OURS)
+        return (int)sys(symlinkat, op_str(op, 0, 0), slot_fd(op->base), name);
+    int dir = parent_of(slot_fd(op->base), name, &name);
     if (dir < 0)
         return dir;
     int r = (int)sys(symlinkat, op_str(op, 0, 0), dir, name);
@@ -344,7 +365,8 @@ int op_mask(const struct ck_op *op)
             return at;
         int r = (int)sys(statx, at, "", AT_EMPTY_PATH, STATX_TYPE, &st);
         if (r == 0) {
-            int cover = clone_below(slot_fd(op->slot), (st.stx_mode & S_IFMT_) == S_IFDIR_ ? "dir" : "file", 0, 0, 0);
+            const char *name = (st.stx_mode & S_IFMT_) == S_IFDIR_ ? "dir" : "file";
+            int cover = (int)sys(open_tree, slot_fd(op->slot), name, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
             r = cover < 0 ? cover : move_onto(cover, at);
             if (cover >= 0)
                 SYS1(__NR_close, cover);
