@@ -14,7 +14,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments (by default the program's own); returns its exit status."""
     parser = argparse.ArgumentParser("containerkit", description="Linux container primitives for Python.")
     parser.add_argument("--version", action="version", version=f"containerkit {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    commands = parser.add_subparsers(dest="command", required=True)
     doctor = commands.add_parser(
         "doctor",
         help="what works on this machine for this user",

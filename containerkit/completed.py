@@ -77,6 +77,15 @@ class Completed(Generic[AnyStr]):
 
         return Timeline(*self._record)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        from .timeline import told
+
+        ops, *rest = self._record
+        record = (told(ops), *rest)
+        cut = (self.stdout_cut, self.stderr_cut)
+        ended: tuple[object, ...] = (self.args, self.returncode, self.stdout, self.stderr, self.outcome, self.usage)
+        return type(self), (*ended, record, cut)
+
     @property
     def ok(self) -> bool:
         """Whether it ended by itself with status 0."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import attrs
@@ -16,7 +16,6 @@ from .errors import ContainerkitError, InvalidValue, Unsupported
 from .idmap import owns_all_ids
 from .kernel import nsfs, probe
 from .kernel.probe import Finding
-from .spawn import require_kernel
 
 __all__ = ["Check", "Report", "State", "doctor"]
 
@@ -144,7 +143,7 @@ def doctor() -> Report:
 
     As root the report also says what an ordinary user would get, as far as files and switches tell that.
     """
-    checks = [*_kernel(), *_isolation(), *_ids(), *_mounts(), *_cgroups(), *_security(), *_sandbox()]
+    checks = [*_processes(), *_isolation(), *_ids(), *_mounts(), *_cgroups(), *_security(), *_sandbox()]
     if os.geteuid() == 0:
         checks += _ordinary_user()
     checks += _hardening()
@@ -184,19 +183,11 @@ def _check(
     return Check(name, area, otherwise, finding.found, cost, finding.hint or cure, needed)
 
 
-# ---- kernel and processes --------------------------------------------------------------------------------
+# ---- processes ---------------------------------------------------------------------------------------------
 
 
-def _kernel() -> Iterable[Check]:
+def _processes() -> Iterable[Check]:
     area = "starting processes"
-    yield _check(
-        area,
-        "kernel",
-        _kernel_floor(),
-        cost="containerkit relies on what came with 5.14 and does nothing weaker instead",
-        cure="run a newer kernel",
-        needed=True,
-    )
     start = trial.start()
     if start and not probe.memfd_exec():
         start = Finding(False, f"{start.found}: memory files may not be executed", "set vm.memfd_noexec to 1")
@@ -213,14 +204,6 @@ def _kernel() -> Iterable[Check]:
         cure="Linux 6.15",
         otherwise=State.DEGRADED,
     )
-
-
-def _kernel_floor() -> Finding:
-    try:
-        require_kernel()
-    except Unsupported as error:
-        return Finding(False, str(error))
-    return Finding(True, os.uname().release)
 
 
 # ---- namespaces ------------------------------------------------------------------------------------------
@@ -243,14 +226,23 @@ def _isolation() -> Iterable[Check]:
         "userns",
         trial.user_namespace(),
         cost="there is no safe sandbox without a user namespace that has rights",
+        cure="a sysctl, a security module or a container around us refuses it: allow it to this user",
         needed=True,
     )
     for kind in nsfs.KINDS:
         if kind != "user":
             cure = f"a kernel with CONFIG_{'NAMESPACES' if kind == 'mnt' else kind.upper() + '_NS'}"
-            found = trial.namespace(kind)
+            found = _inside(partial(trial.namespace, kind))
             yield _check(area, f"{kind}ns", found, cost=_KIND_COST[kind], cure=cure, needed=True)
-    yield _check(area, "proc", trial.new_proc(), cost="a sandbox cannot have a /proc of its own", needed=True)
+    proc = _inside(trial.new_proc)
+    yield _check(area, "proc", proc, cost="a sandbox cannot have a /proc of its own", needed=True)
+
+
+def _inside(trial_in_one: Callable[[], Finding]) -> Finding:
+    """What is tried in a user namespace says nothing where there can be none."""
+    if trial.user_namespace():
+        return trial_in_one()
+    return Finding(False, "needs a user namespace", "see userns")
 
 
 # ---- ids -------------------------------------------------------------------------------------------------
@@ -271,7 +263,7 @@ def _ids() -> Iterable[Check]:
         yield _check(
             area,
             "subordinate-ids",
-            trial.subordinate_ids(),
+            _inside(trial.subordinate_ids),
             cost="a sandbox has one id only: other users of its root file system cannot exist",
             cure=f"as root: {_GRANT_IDS}",
             otherwise=State.DEGRADED,
@@ -295,7 +287,7 @@ def _mounts() -> Iterable[Check]:
     yield _check(
         area,
         "overlay",
-        trial.overlay(),
+        _inside(trial.overlay),
         cost="a directory cannot be a root file system that is never written",
         cure="`modprobe overlay`",
         otherwise=State.DEGRADED,
@@ -303,7 +295,7 @@ def _mounts() -> Iterable[Check]:
     yield _check(
         area,
         "overlay-lowerdir+",
-        trial.overlay_appends(),
+        _inside(trial.overlay_appends),
         cost="layers are joined into one option: some 4096 bytes of names, without colons",
         cure="Linux 6.8",
         otherwise=State.DEGRADED,

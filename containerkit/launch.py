@@ -47,9 +47,9 @@ class Launch:
     """Everything about a process but its standard streams, checked. One value for Process, run, Sandbox and aio."""
 
     __slots__ = (
-        "affinity", "args", "cgroup", "cpu_seconds", "cwd", "domainname", "env", "groups", "hold", "host_root", "hostname", "idmap",
-        "init", "join", "mounts", "namespaces", "nice", "oom_score_adj", "pass_fds", "proc", "rlimits", "root",
-        "security", "session", "tty", "umask", "user",
+        "affinity", "args", "cgroup", "cpu_seconds", "cwd", "domainname", "env", "groups", "hold", "host_root",
+        "hostname", "idmap", "init", "join", "mounts", "namespaces", "nice", "oom_score_adj", "pass_fds", "proc",
+        "rlimits", "root", "security", "session", "tty", "umask", "user",
     )  # fmt: skip
 
     def __init__(
@@ -287,7 +287,8 @@ def _after_root(plan: Plan, launch: Launch) -> None:
         if not launch.cpu_seconds > 0:
             raise InvalidValue(f"cpu_seconds={launch.cpu_seconds!r} must be more than 0")
         nanos = int(launch.cpu_seconds * 1e9)
-        plan.add(Op(Code.CPU_LIMIT, Stage.INSIDE, f"watch for {launch.cpu_seconds} s of processor time", a=nanos))
+        plan.add(Op(Code.CPU_LIMIT, Stage.INSIDE, f"watch for {launch.cpu_seconds} s of processor time", a=nanos,
+                    b=os.cpu_count() or 1))
 
 
 @cache

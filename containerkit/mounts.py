@@ -167,7 +167,8 @@ def _attach(
 
 def _attach_ours(slot: int, shown: str, name: bytes, *, base: int, make: int = p.MKDIR) -> Op:
     """Onto a plain name in a new file system of ours: no path of the root's is resolved."""
-    return Op(Code.ATTACH, Stage.INSIDE, f"mount it on {shown}", name, flags=p.OURS | make, slot=slot, base=base, a=0o755)
+    flags = p.OURS | make
+    return Op(Code.ATTACH, Stage.INSIDE, f"mount it on {shown}", name, flags=flags, slot=slot, base=base, a=0o755)
 
 
 # ---- values ----------------------------------------------------------------------------------------------------------
@@ -308,10 +309,11 @@ def _over(ops: tuple[Op, ...], target: bytes) -> list[Op]:
 
 @cache
 def _existing(names: tuple[str, ...], host_root: bool, mode: int) -> list[bytes]:
-    """Those that need a cover: the host's /proc has them (the kernel is the same one), and they grant ``mode`` to others.
+    """Those that need a cover: the host's /proc has them (the kernel is the same one), and grants ``mode`` to others.
 
-    Everything there belongs to the host's root. Where its id has no place in the user namespace, what is closed to others
-    is closed by the kernel, whatever the program becomes inside (capabilities(7): DAC_OVERRIDE needs a mapped owner).
+    Everything there belongs to the host's root. Where its id has no place in the user namespace, what is closed to
+    others is closed by the kernel, whatever the program becomes inside (capabilities(7): DAC_OVERRIDE needs a mapped
+    owner).
     """
     found = []
     for name in names:
@@ -393,8 +395,8 @@ def _sysfs_ops(target: bytes, paths: tuple[str, ...] | None, own_net: bool) -> t
             p.SLOT_TEMP, target, "the host's sysfs", flags=p.MKDIR | p.NOSYMLINK
         )
     ops = [
-        Op(Code.FS, Stage.INSIDE, "make a tmpfs for the shown part of sysfs", b"tmpfs", b"size", b"64k", b"mode", b"755",
-           slot=p.SLOT_TEMP2, a=NOSUID | NODEV | NOEXEC),
+        Op(Code.FS, Stage.INSIDE, "make a tmpfs for the shown part of sysfs", b"tmpfs", b"size", b"64k", b"mode",
+           b"755", slot=p.SLOT_TEMP2, a=NOSUID | NODEV | NOEXEC),
         _attach(p.SLOT_TEMP2, target, "it", flags=p.MKDIR | p.NOSYMLINK),
     ]  # fmt: skip
     if own_net:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from .errors import InvalidValue, SyscallError, Unsupported, syscall_error
@@ -50,18 +51,20 @@ class Namespace(Fd):
             client = net.enter(["curl", "-s", "http://127.0.0.1:8000/"])
     """
 
-    __slots__ = ("_holder", "_ids", "dev", "inode", "kind")
+    __slots__ = ("_entered", "_holder", "_ids", "dev", "inode", "kind")
 
     kind: str
     dev: int
     inode: int
     _holder: Holder | None  # the PID 1 that a pid namespace lives by
+    _entered: list[Process]  # what was started in that
     _ids: IdRange | None  # what a user namespace of root's is mapped to
 
     def __init__(self, fd: int) -> None:
         """Own a descriptor of a namespace. Raises InvalidValue, and leaves it the caller's, if it is none."""
         self._fd = -1  # for __del__, should one of the next lines raise
         self._holder = self._ids = None
+        self._entered = []
         self.kind = nsfs.kind(fd)
         self.dev, self.inode = nsfs.identity(fd)
         super().__init__(fd)
@@ -156,9 +159,20 @@ class Namespace(Fd):
 
     def close(self) -> None:
         super().close()
-        for kept in (self._holder, self._ids):
-            if kept is not None:
-                kept.close()
+        if self._holder is not None:
+            if self._holder.ours:
+                self._end_entered()
+            self._holder.close()
+        if self._ids is not None:
+            self._ids.close()
+
+    def _end_entered(self) -> None:
+        """PID 1 of a pid namespace cannot end before all that was in it is reaped, and these are ours to reap."""
+        while self._entered:
+            process = self._entered.pop()
+            if process.returncode is None:
+                process.kill()
+                process.wait()
 
     # ---- what it is --------------------------------------------------------------------------------------
 
@@ -186,8 +200,7 @@ class Namespace(Fd):
         return None if fd is None else Namespace._own(fd)
 
     def owner(self) -> Namespace | None:
-        """The user namespace that owns it, as a new handle: who has capabilities there may configure this
-        one.
+        """The user namespace that owns it, as a new handle: whose capabilities count in this one.
 
         Of a user namespace it is the parent. None when it lies outside the caller's user namespace.
         """
@@ -196,10 +209,9 @@ class Namespace(Fd):
 
     @property
     def owner_uid(self) -> int:
-        """The user who made a user namespace, and has all capabilities in it, as a uid of the caller's user
-        namespace.
+        """The user who made a user namespace, and has all capabilities in it.
 
-        Raises InvalidValue for the other kinds.
+        It is a uid of the caller's user namespace. Raises InvalidValue for the other kinds.
         """
         return nsfs.owner_uid(self.fileno())
 
@@ -219,9 +231,7 @@ class Namespace(Fd):
         try:
             target = calls.openat2(calls.AT_FDCWD, path, os.O_PATH | os.O_NOFOLLOW)
             try:
-                if calls.fs_magic(target) == _NSFS_MAGIC:
-                    hint = "a namespace is pinned there already: unpin it first"
-                    raise syscall_error(errno.EEXIST, "move_mount", os.fsdecode(path), hint)
+                _check_target(target, path)
                 self._attach(target, path)
             finally:
                 os.close(target)
@@ -275,10 +285,13 @@ class Namespace(Fd):
         try:
             if self.kind != "user" and not has_capability("sys_admin"):
                 joined["user"] = owner = self.owner()
-            return Process(args, namespaces=Namespaces(**joined), **process)
+            entered = Process(args, namespaces=Namespaces(**joined), **process)
         finally:
             if owner is not None:
                 owner.close()
+        if self._holder is not None:
+            self._entered = [one for one in self._entered if one.returncode is None] + [entered]
+        return entered
 
 
 # ---- the process that makes one --------------------------------------------------------------------------
@@ -337,8 +350,8 @@ def _holder_plan(
 
 
 def _is_current(user: Namespace) -> bool:
-    stat = os.stat("/proc/thread-self/ns/user")
-    return (user.dev, user.inode) == (stat.st_dev, stat.st_ino)
+    ours = os.stat("/proc/thread-self/ns/user")
+    return (user.dev, user.inode) == (ours.st_dev, ours.st_ino)
 
 
 def _default_map() -> tuple[IdMap | IdRange, IdRange | None]:
@@ -362,6 +375,14 @@ def _make_file(path: StrPath) -> bool:
     except OSError as error:
         raise syscall_error(error.errno or 0, "open", os.fsdecode(path)) from None
     return True
+
+
+def _check_target(target: int, path: StrPath) -> None:
+    if calls.fs_magic(target) == _NSFS_MAGIC:
+        hint = "a namespace is pinned there already: unpin it first"
+        raise syscall_error(errno.EEXIST, "move_mount", os.fsdecode(path), hint)
+    if not stat.S_ISREG(os.fstat(target).st_mode):  # the kernel would mount on a link, where nobody finds it
+        raise InvalidValue(f"{os.fsdecode(path)!r} must be missing or a plain file, to pin a namespace at")
 
 
 def _pin_hint(number: int, kind: str) -> str | None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from . import spawn
 from .capture import Tail, write_some
 from .completed import Completed, Outcome, Usage
-from .errors import InvalidValue
+from .errors import InvalidValue, Unsupported
+from .idmap import owns_all_ids
 from .launch import Arg, Launch, home
 from .limits import Limits
 from .mounts import Dev, Mount, Proc, Sysfs, Tmpfs
@@ -130,6 +131,11 @@ def _launch(
 ) -> Launch:
     if isinstance(network, str) and network not in ("none", "host"):
         raise InvalidValue(f"network={network!r} must be 'none', 'host', or a network Namespace")
+    if limits.pids_max is not None and idmap is not None and idmap.maps_host_root and owns_all_ids():
+        raise Unsupported(
+            "limits.pids_max does not bind the host's root, whom this idmap lets in (RLIMIT_NPROC, getrlimit(2)): "
+            "use an idmap without id 0 outside, or Limits(pids_max=None)"
+        )
     root, standard = _root(rootfs, user)
     if cwd is None and root is HOST:
         cwd = home(user)

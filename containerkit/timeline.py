@@ -59,6 +59,9 @@ class Timeline(Sequence[Event]):
             self._events = sorted(events, key=lambda event: (event.start, event.end))
         return self._events
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (told(self._ops), self._times, self._t0, self._marks)
+
     def __len__(self) -> int:
         return len(self._all())
 
@@ -97,3 +100,8 @@ class Timeline(Sequence[Event]):
         from .svg import waterfall
 
         return waterfall(self, width)
+
+
+def told(ops: Sequence[Op]) -> list[Op]:
+    """The operations as a result that is pickled keeps them: their words, not the environment and files in them."""
+    return [Op(op.code, op.stage, op.words) for op in ops]

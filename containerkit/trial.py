@@ -105,7 +105,7 @@ def subordinate_ids() -> Finding:
 def exit_status_of_reaped() -> Finding:
     """Learn the exit status of a process that somebody else has reaped (Linux 6.15)."""
     with Holder(Plan(Mode.HOLD)) as holder:
-        pidfd = os.dup(holder.fileno())
+        pidfd = holder.take_pidfd()
     try:
         works = probe.pidfd_exit_status(pidfd)
     finally:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from .errors import InvalidValue
 
-_UNITS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SIZE = re.compile(r"([0-9]{1,20})(\.[0-9]+)?[ ]*(?:([KMGT])(?:I?B)?|B)?", re.ASCII | re.IGNORECASE)
+_SHIFT = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 
 def size(value: int | str) -> int:
@@ -14,19 +17,15 @@ def size(value: int | str) -> int:
     """
     if isinstance(value, int) and not isinstance(value, bool):
         result = value
-    elif isinstance(value, str) and value.isascii():
-        text = value.strip().upper().removesuffix("IB")
-        text = text if text[-1:].isdigit() else text.removesuffix("B") if text[-2:-1].isalpha() else text
-        unit = text[-1:] if text[-1:].isalpha() else ""
-        number = text.removesuffix(unit).strip() if unit else text
-        whole, dot, fraction = number.partition(".")
-        if unit not in _UNITS or not whole.isdigit() or (dot and not fraction.isdigit()):
+    else:
+        found = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+        if found is None:
             raise InvalidValue(
                 f"{value!r} is not a size: write bytes as an int, or a string like '512K', '64M', '1.5G'"
             )
-        result = int(float(number) * _UNITS[unit]) if dot else int(whole) * _UNITS[unit]
-    else:
-        raise InvalidValue(f"{value!r} is not a size: write bytes as an int, or a string like '512K', '64M', '1.5G'")
+        whole, fraction, unit = found[1], found[2], (found[3] or "").upper()
+        scale = 1 << _SHIFT[unit]
+        result = int(whole) * scale + int(float(fraction or 0) * scale)
     if not 0 < result < 1 << 63:
         raise InvalidValue(f"size {value!r} must be at least one byte and fit in 63 bits")
     return result

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 
 __all__ = ["Value"]
@@ -18,7 +20,7 @@ class Value:
 
     def __repr__(self) -> str:
         shown = []
-        for field in attrs.fields(type(self)):
+        for field in _attributes(type(self)):
             value = getattr(self, field.name)
             if field.repr and value != field.default:
                 text = field.repr(value) if callable(field.repr) else repr(value)
@@ -26,12 +28,17 @@ class Value:
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def _fields(self) -> tuple[object, ...]:
-        return tuple(getattr(self, field.name) for field in attrs.fields(type(self)))
+        return tuple(getattr(self, field.name) for field in _attributes(type(self)))
 
     def __eq__(self, other: object) -> bool:
-        if type(other) is not type(self):
+        if not isinstance(other, Value) or type(other) is not type(self):
             return NotImplemented
-        return self._fields() == other._fields()  # type: ignore[attr-defined]
+        return self._fields() == other._fields()
 
     def __hash__(self) -> int:
         return hash((type(self), self._fields()))
+
+
+def _attributes(kind: Any) -> tuple[attrs.Attribute[Any], ...]:
+    fields: tuple[attrs.Attribute[Any], ...] = attrs.fields(kind)
+    return fields

@@ -41,7 +41,7 @@ def test_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_without_a_command_it_tells_which_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         cli.main([])
-    assert "doctor" in capsys.readouterr().err
+    assert "{doctor}" in capsys.readouterr().err
 
 
 def test_runs_as_a_module_with_an_exit_status() -> None:

@@ -40,6 +40,9 @@ class Capabilities:
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("Capabilities is immutable; make another")
 
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError("Capabilities is immutable; make another")
+
     def __iter__(self) -> Iterator[str]:
         return (f"CAP_{name}" for number, name in enumerate(NAMES) if self.mask >> number & 1)
 

@@ -25,7 +25,7 @@ struct ctx {
     int namespaces[8]; /* what op_namespaces opened */
     uint32_t nnamespaces;
     int proc_fd;     /* our own /proc, when a cpu limit must be watched */
-    uint64_t cpu_limit_ns;
+    uint64_t cpu_limit_ns, processors;
     uint64_t clock_shift; /* host time is our time plus this */
     uint64_t stage_ns; /* end of the operation before */
     int fail_arg;      /* which string of the operation was at fault, or -1 */

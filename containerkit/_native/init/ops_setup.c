@@ -444,6 +444,7 @@ int op_cpu_limit(const struct ck_op *op)
     ctx.proc_fd = (int)sys(fsmount, fs, 1 /* FSMOUNT_CLOEXEC */, 0);
     SYS1(__NR_close, fs);
     ctx.cpu_limit_ns = op->a;
+    ctx.processors = op->b ? op->b : 1;
     return ctx.proc_fd < 0 ? ctx.proc_fd : 0;
 }
 

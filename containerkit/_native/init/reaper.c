@@ -125,7 +125,7 @@ static uint64_t tree_cpu_us(void)
 /* Milliseconds until the limit could be reached at the earliest if every processor worked for us; at least one tick. */
 static int cpu_wait_ms(uint64_t used_us)
 {
-    uint64_t left = ctx.cpu_limit_ns / 1000 - used_us, ms = left / 1000 / 4;
+    uint64_t left = ctx.cpu_limit_ns / 1000 - used_us, ms = left / 1000 / ctx.processors;
     return ms < 10 ? 10 : ms > 1000 ? 1000 : (int)ms;
 }
 
