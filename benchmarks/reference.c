@@ -87,7 +87,7 @@ static const struct {
 static const struct {
     int resource;
     rlim_t limit;
-} rlimits[] = {{RLIMIT_CORE, 0}, {RLIMIT_NPROC, 512}, {RLIMIT_NOFILE, 1024}};
+} rlimits[] = {{RLIMIT_CORE, 1}, {RLIMIT_NPROC, 512}, {RLIMIT_NOFILE, 1024}};
 
 struct start {
     const char *rootfs;

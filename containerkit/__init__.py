@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .completed import Completed as Completed
     from .completed import Outcome as Outcome
     from .completed import Usage as Usage
-    from .doctor import doctor as doctor
+    from .checkup import doctor as doctor
     from .errors import Busy as Busy
     from .errors import ClosedHandle as ClosedHandle
     from .errors import ContainerkitError as ContainerkitError
@@ -59,7 +59,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "completed": ("Completed", "Outcome", "Usage"),
-    "doctor": ("doctor",),
+    "checkup": ("doctor",),
     "errors": (
         "Busy", "ClosedHandle", "ContainerkitError", "Exists", "InvalidValue", "NotFound", "NotPermitted",
         "ProcessFailed", "ProgramNotExecutable", "ProgramNotFound", "SpawnError", "StatusLost", "SyscallError",

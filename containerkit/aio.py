@@ -328,7 +328,9 @@ class Sandbox:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await _end(self._sandbox()._init)
+        box = self._sandbox()
+        box._end_joined()
+        await _end(box._init)
 
     def _sandbox(self) -> _sandbox.Sandbox:
         if self._inner is None:
@@ -366,8 +368,10 @@ class Sandbox:
         **options: Unpack[JoinOptions],
     ) -> Process:
         """Start a program in this sandbox; arguments as of Sandbox.process."""
-        launch = self._sandbox()._join(args, **options)
-        return await Process._from_launch(launch, stdin, stdout, stderr, start_timeout)
+        box = self._sandbox()
+        process = await Process._from_launch(box._join(args, **options), stdin, stdout, stderr, start_timeout)
+        box._keep(process._process)
+        return process
 
     def enforced(self) -> dict[str, str]:
         """The walls that this sandbox really has, read back from the kernel."""

@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _doctor(*, as_json: bool) -> int:
-    from .doctor import doctor
+    from .checkup import doctor
 
     report = doctor()
     if as_json:

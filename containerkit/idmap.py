@@ -77,8 +77,11 @@ class IdMap(Value):
 
     @property
     def denies_setgroups(self) -> bool:
-        """Whether setgroups(2) is switched off inside, which the kernel demands of a map made without privilege."""
-        return not self.tool and os.geteuid() != 0
+        """Whether setgroups(2) is switched off inside.
+
+        The kernel demands it of a map made without privilege, and a user namespace inherits it from its parent.
+        """
+        return not self.tool and (os.geteuid() != 0 or _setgroups_denied())
 
     @property
     def maps_host_root(self) -> bool:
@@ -97,6 +100,11 @@ class IdMap(Value):
         for tool, extents in (("newgidmap", self.gid), ("newuidmap", self.uid)):
             numbers = [str(n).encode() for extent in extents for n in extent]
             plan.add(Op(Code.NEWIDMAP, Stage.OUTSIDE, f"map ids with {tool}: {_words(extents)}", _find(tool), *numbers))
+
+
+def _setgroups_denied() -> bool:
+    with open("/proc/self/setgroups") as file:
+        return file.read().strip() == "deny"
 
 
 def _write_op(uid: tuple[Extent, ...], gid: tuple[Extent, ...], deny: bool) -> Op:

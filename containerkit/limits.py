@@ -39,8 +39,12 @@ class Limits(Value):
     file_size_max: int | None = attrs.field(default=None, converter=attrs.converters.optional(parse_size))
 
     def rlimits(self) -> dict[str, int | tuple[int, int]]:
-        """As resource limits of the program; core files are never written."""
-        limits: dict[str, int | tuple[int, int]] = {"core": 0}
+        """As resource limits of the program. No core is ever written.
+
+        The limit of one byte is too small for a core file, and it is what the kernel takes as "do not start the host's
+        crash handler either", which a limit of zero does not (core(5); do_coredump() in fs/coredump.c).
+        """
+        limits: dict[str, int | tuple[int, int]] = {"core": 1}
         if self.pids_max is not None:
             limits["nproc"] = self.pids_max
         if self.nofile is not None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from enum import IntEnum
 
 from .errors import InvalidValue
+from .kernel.calls import CLONE_FLAGS
 
 MAGIC = 0x4C504B43
 VERSION = 1
@@ -230,19 +231,6 @@ _ENDINGS = {
     Mode.INIT: "the first process stays as PID 1: reaps, forwards signals, dies with its owner",
     Mode.HOLD: "the first process stays as PID 1 and waits for processes that join",
 }
-
-CLONE_FLAGS = {
-    "user": 0x10000000,
-    "mnt": 0x00020000,
-    "pid": 0x20000000,
-    "net": 0x40000000,
-    "ipc": 0x08000000,
-    "uts": 0x04000000,
-    "cgroup": 0x02000000,
-    "time": 0x00000080,
-}
-"""The kinds of namespace, named as in /proc/PID/ns, and their CLONE_NEW* flags (namespaces(7))."""
-
 
 def _namespaces(flags: int) -> str:
     kinds = [kind for kind, flag in CLONE_FLAGS.items() if flags & flag]

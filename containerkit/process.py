@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from . import spawn
-from .errors import InvalidValue
+from .errors import ClosedHandle, InvalidValue
 from .idmap import IdRange
 from .launch import Arg, HasFileno, Launch, check_stream, compile_launch, has_dev
 
@@ -229,7 +229,7 @@ class Process:
 
     def _handle(self) -> spawn.Started:
         if self._started.first < 0:
-            raise InvalidValue(f"{self!r} is closed")
+            raise ClosedHandle(f"{self!r} is closed")
         return self._started
 
     # ---- end -------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from . import spawn
 from .capture import Tail, write_some
 from .completed import Completed, Outcome, Usage
-from .errors import InvalidValue, Unsupported
+from .errors import ClosedHandle, InvalidValue, Unsupported
 from .idmap import owns_all_ids
 from .launch import Arg, Launch, home
 from .limits import Limits
@@ -410,6 +410,7 @@ class Sandbox:
     ) -> Launch:
         self._limits, self._security, self._user, self._cwd = limits, security, user, cwd
         self._env = dict(env or {})
+        self._joined: list[Process] = []
         launch = _launch((), rootfs, mounts, None, None, user, hostname, network, limits, security, idmap, hold=True)
         self._root = launch.root
         self._host_root = launch.maps_host_root
@@ -471,7 +472,13 @@ class Sandbox:
         launch = self._join(args, env=env, cwd=cwd, user=user, limits=limits, tty=tty)
         process = Process._from_launch(launch, stdin=stdin, stdout=stdout, stderr=stderr, start_timeout=start_timeout)
         process._wrap_streams(text, None, None)
+        self._keep(process)
         return process
+
+    def _keep(self, process: Process) -> None:
+        """Remember a process for the end, and forget those that have ended."""
+        self._joined = [known for known in self._joined if known.returncode is None]
+        self._joined.append(process)
 
     def _join(
         self,
@@ -507,6 +514,8 @@ class Sandbox:
 
     def _join_fds(self) -> list[tuple[str, int]]:
         """Its namespaces, the user namespace first: being in it gives the right to enter the others."""
+        if self._init._started.first < 0:
+            raise ClosedHandle(f"{self!r} is closed")
         return list(zip(self._kinds, self._init._handle().namespaces, strict=True))
 
     @property
@@ -530,8 +539,18 @@ class Sandbox:
         return enforced(self._init, self._join_fds())
 
     def close(self) -> None:
-        """End everything in it. Idempotent."""
+        """End everything in it. Idempotent.
+
+        A process of :meth:`process` that still runs is killed and reaped; its handle stays good for its return code.
+        """
+        self._end_joined()
         self._init.close()
+
+    def _end_joined(self) -> None:
+        """PID 1 cannot end before every process of its namespace is reaped, and those that joined are our children."""
+        self._init.kill()
+        while self._joined:
+            self._joined.pop()._try_wait(None)
 
     def __enter__(self) -> Sandbox:
         return self

@@ -19,9 +19,7 @@ def test_doctor_succeeds_where_the_default_sandbox_works(capsys: pytest.CaptureF
     assert capsys.readouterr().out.endswith("The default sandbox works for this user.\n")
 
 
-def test_doctor_fails_where_it_does_not(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_doctor_fails_where_it_does_not(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "new_proc", lambda: Finding(False, "refused"))
     assert cli.main(["doctor"]) == 1
     assert capsys.readouterr().out.endswith("The default sandbox does not work for this user: proc.\n")

@@ -25,7 +25,8 @@ assert containerkit.run(["/bin/true"]).ok
 # Heavy ones: they cost more than what is left. cffi compiles declarations, which happened at build time.
 HEAVY = (
     "asyncio", "cffi", "concurrent", "ctypes", "dataclasses", "email", "inspect", "json", "logging", "multiprocessing",
-    "pathlib", "pycparser", "selectors", "shutil", "socket", "subprocess", "tempfile", "threading", "urllib", "unittest",
+    "pathlib", "pycparser", "selectors", "shutil", "socket", "subprocess", "tempfile", "threading", "unittest",
+    "urllib",
 )  # fmt: skip
 
 

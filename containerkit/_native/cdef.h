@@ -25,7 +25,6 @@ int ck_open_tree(int dirfd, const char *path, unsigned int flags);
 int ck_move_mount(int from, const char *from_path, int to, const char *to_path, unsigned int flags);
 int ck_mount_setattr(int dirfd, const char *path, unsigned int flags, uint64_t set, uint64_t clear,
                      uint64_t propagation, int userns);
-int ck_mount(const char *source, const char *target, const char *fstype, unsigned long flags, const char *data);
 int ck_umount2(const char *target, int flags);
 int ck_listmount(uint64_t mount_id, uint64_t last, uint64_t *out, size_t count);
 

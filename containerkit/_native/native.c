@@ -276,11 +276,6 @@ int ck_mount_setattr(int dirfd, const char *path, unsigned int flags, uint64_t s
     return result(syscall(__NR_mount_setattr, dirfd, path, flags, &attr, sizeof attr));
 }
 
-int ck_mount(const char *source, const char *target, const char *fstype, unsigned long flags, const char *data)
-{
-    return result(syscall(__NR_mount, source, target, fstype, flags, data));
-}
-
 int ck_umount2(const char *target, int flags)
 {
     return result(syscall(__NR_umount2, target, flags));

@@ -35,8 +35,6 @@ RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
-MS_BIND = 4096
-MS_REC = 16384
 MS_PRIVATE = 1 << 18
 MS_SLAVE = 1 << 19
 MS_SHARED = 1 << 20
@@ -44,6 +42,18 @@ MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 
 FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_SET_FD, FSCONFIG_CMD_CREATE = 0, 1, 5, 6
+
+CLONE_FLAGS = {
+    "user": 0x10000000,
+    "mnt": 0x00020000,
+    "pid": 0x20000000,
+    "net": 0x40000000,
+    "ipc": 0x08000000,
+    "uts": 0x04000000,
+    "cgroup": 0x02000000,
+    "time": 0x00000080,
+}
+"""The kinds of namespace, named as in /proc/PID/ns, and their CLONE_NEW* flags (namespaces(7))."""
 
 StrPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
@@ -121,12 +131,6 @@ def mount_setattr(
     """Change the attributes of a mount, or of a whole tree (mount_setattr(2), Linux 5.12)."""
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     check(lib.ck_mount_setattr(fd, b"", flags, set, clear, propagation, userns), "mount_setattr")
-
-
-def mount(source: StrPath, target: StrPath, fstype: str | None, flags: int) -> None:
-    """mount(2), for what the newer calls cannot do: binding a namespace file."""
-    kind = fstype.encode() if fstype else ffi.NULL
-    check(lib.ck_mount(encode(source), encode(target), kind, flags, ffi.NULL), "mount", target)
 
 
 def umount2(target: StrPath, flags: int = 0) -> None:

@@ -14,22 +14,13 @@ from typing import NamedTuple
 
 from .._native._ck import ffi, lib
 from ..errors import InvalidValue, Unsupported, syscall_error
-from .calls import StrPath, check
+from .calls import CLONE_FLAGS, StrPath, check
 
-KINDS = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time")
+KINDS = tuple(CLONE_FLAGS)
 HIERARCHICAL = frozenset({"user", "pid"})
 """The kinds whose namespaces have a parent."""
 
-_BY_FLAG = {
-    0x10000000: "user",
-    0x00020000: "mnt",
-    0x20000000: "pid",
-    0x40000000: "net",
-    0x08000000: "ipc",
-    0x04000000: "uts",
-    0x02000000: "cgroup",
-    0x00000080: "time",
-}  # NS_GET_NSTYPE answers with the CLONE_NEW* flag
+_BY_FLAG = {flag: name for name, flag in CLONE_FLAGS.items()}  # NS_GET_NSTYPE answers with the CLONE_NEW* flag
 
 _NS_GET_USERNS, _NS_GET_PARENT, _NS_GET_NSTYPE = 0xB701, 0xB702, 0xB703
 # linux/pidfd.h: PIDFD_GET_*_NAMESPACE, _IO(0xFF, n). The names are those of the files in /proc/PID/ns.

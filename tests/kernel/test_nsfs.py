@@ -113,9 +113,7 @@ def test_opens_by_proc_where_the_pidfd_has_no_ioctl(sleeper: int, monkeypatch: p
         assert nsfs.identity(fd.fileno())[1] == os.stat("/proc/self/ns/net").st_ino
 
 
-def test_a_successor_of_the_pid_is_not_taken_for_the_process(
-    sleeper: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_successor_of_the_pid_is_not_taken_for_the_process(sleeper: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process ends while its file is opened: what was opened may be another's, and is not returned."""
     without_ioctls(monkeypatch)
 

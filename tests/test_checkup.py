@@ -12,7 +12,7 @@ import attrs
 import pytest
 
 from containerkit import trial
-from containerkit.doctor import Check, Report, State, doctor
+from containerkit.checkup import Check, Report, State, doctor
 from containerkit.errors import InvalidValue, Unsupported
 from containerkit.kernel import probe
 
@@ -82,7 +82,7 @@ def test_tries_idmapped_mounts_on_the_file_system_itself() -> None:
 
 def test_sees_a_switch_that_forbids_user_namespaces() -> None:
     """In a user namespace of its own, whose limit is 0."""
-    code = "from containerkit.doctor import doctor; r = doctor(); print(r.ok, r['userns'].cure)"
+    code = "from containerkit.checkup import doctor; r = doctor(); print(r.ok, r['userns'].cure)"
     limit = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
     command = ["unshare", "--user", "--map-root-user", "sh", "-c", limit, "sh", sys.executable, "-c", code]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
