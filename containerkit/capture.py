@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import time
 from contextlib import suppress
@@ -56,19 +57,21 @@ class Tail:
 
 def communicate(process: Process, data: bytes | str | None, timeout: float | None) -> tuple[Any, Any]:
     """Popen.communicate over the process's file objects. State is kept on the process, so that it can go on."""
-    import io
     import select
 
     from .errors import TimeoutExpired
 
     deadline = None if timeout is None else time.monotonic() + timeout
     state = process.__dict__.setdefault("_conversation", {"left": None, "out": {}})
-    text = any(isinstance(s, io.TextIOBase) for s in (process.stdin, process.stdout, process.stderr))
+    text = any(hasattr(s, "encoding") for s in (process.stdin, process.stdout, process.stderr))
     if state["left"] is None:
-        raw = b"" if data is None else data.encode() if isinstance(data, str) else data
+        raw = b"" if data is None else _encoded(process.stdin, data) if isinstance(data, str) else data
         state["left"] = memoryview(raw)
         state["out"] = {s.fileno(): Tail(None) for s in (process.stdout, process.stderr) if s is not None}
         state["open"] = set(state["out"])
+        if process.stdin is not None and not process.stdin.closed:
+            with suppress(BrokenPipeError):
+                process.stdin.flush()
     poller = select.poll()
     for fd in state["open"]:
         poller.register(fd, select.POLLIN)
@@ -83,9 +86,6 @@ def communicate(process: Process, data: bytes | str | None, timeout: float | Non
     while state["open"] or stdin >= 0:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         events = poller.poll(None if left is None else left * 1000 + 1)
-        if not events and left is not None and time.monotonic() >= deadline:  # type: ignore[operator]
-            out = [_result(s, state, text) for s in (process.stdout, process.stderr)]
-            raise TimeoutExpired(list(process.args), timeout, *out)  # type: ignore[arg-type]
         for fd, _ in events:
             if fd == stdin:
                 state["left"] = write_some(fd, state["left"])
@@ -99,6 +99,10 @@ def communicate(process: Process, data: bytes | str | None, timeout: float | Non
                 if not chunk:
                     poller.unregister(fd)
                     state["open"].discard(fd)
+        # Also while there is always something to read.
+        if (state["open"] or stdin >= 0) and deadline is not None and time.monotonic() >= deadline:
+            out = [_result(s, state, text, final=False) for s in (process.stdout, process.stderr)]
+            raise TimeoutExpired(list(process.args), timeout, *out)  # type: ignore[arg-type]
     process.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
     result = tuple(_result(s, state, text) for s in (process.stdout, process.stderr))
     for stream in (process.stdout, process.stderr):
@@ -108,13 +112,19 @@ def communicate(process: Process, data: bytes | str | None, timeout: float | Non
     return result
 
 
-def _result(stream: Any, state: dict[str, Any], text: bool) -> Any:
+def _encoded(stdin: Any, data: str) -> bytes:
+    return data.encode(getattr(stdin, "encoding", "utf-8"), getattr(stdin, "errors", "strict"))
+
+
+def _result(stream: Any, state: dict[str, Any], text: bool, final: bool = True) -> Any:
+    """What was read. When more may follow, a character that is not complete yet is no error."""
     if stream is None or stream.closed:
         return None
     value = state["out"][stream.fileno()].value()
     if not text:
         return value
-    return value.decode(stream.encoding, stream.errors or "strict").replace("\r\n", "\n")
+    decoder = codecs.getincrementaldecoder(stream.encoding)(stream.errors or "strict")
+    return decoder.decode(value, final).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _close_quietly(stream: Any) -> None:

@@ -217,6 +217,7 @@ class IdRange(Fd):
 
     @property
     def map(self) -> IdMap:
+        """The range as a map from id 0. Raises ClosedHandle once it is given back."""
         self.fileno()
         return IdMap.range(self.start, RANGE)
 
@@ -228,6 +229,7 @@ class IdRange(Fd):
     denies_setgroups = maps_host_root = False
 
     def covers(self, uid: int, gid: int) -> bool:
+        """Whether both ids have a place inside."""
         return 0 <= uid < RANGE and 0 <= gid < RANGE
 
     def __repr__(self) -> str:

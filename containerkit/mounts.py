@@ -202,6 +202,7 @@ class Bind(Value):
             raise InvalidValue(f"propagation {value!r} must be 'private' or 'slave'")
 
     def compile(self, build: Build) -> None:
+        """Add its operations to a plan under construction."""
         attr = RDONLY * self.read_only | NOSUID * self.nosuid | NODEV * self.nodev | NOEXEC * self.noexec
         attr |= NOSYMFOLLOW * self.nosymfollow
         idmap = not self.read_only if self.idmap is None else self.idmap
@@ -227,6 +228,7 @@ class Tmpfs(Value):
     gid: int = attrs.field(default=0, kw_only=True)
 
     def compile(self, build: Build) -> None:
+        """Add its operations to a plan under construction."""
         build.plan.add(*_tmpfs_ops(self.target, self.size, self.inodes, self.mode, self.noexec, self.uid, self.gid))
 
 
@@ -281,6 +283,7 @@ class Proc(Value):
     hidepid: Literal["off", "noaccess", "invisible", "ptraceable"] | None = attrs.field(default=None, kw_only=True)
 
     def compile(self, build: Build) -> None:
+        """Add its operations to a plan under construction."""
         if self.subset is None and self.masked:
             build.need_masks()
         build.plan.add(*self._ops(build))
@@ -379,6 +382,7 @@ class Sysfs(Value):
     )
 
     def compile(self, build: Build, *, own_net: bool = True) -> None:
+        """Add its operations to a plan under construction."""
         build.plan.add(*_sysfs_ops(self.target, self.paths, own_net))
 
 
@@ -465,6 +469,7 @@ class Dev(Value):
     read_only: bool = attrs.field(default=True, kw_only=True)
 
     def compile(self, build: Build, *, own_ipc: bool = True) -> None:
+        """Add its operations to a plan under construction."""
         build.plan.add(*_dev_ops(self.target, self.nodes, self.shm_size, self.read_only, own_ipc))
 
 
@@ -521,6 +526,7 @@ class File(Value):
     mode: int = attrs.field(default=0o644, kw_only=True)
 
     def compile(self, build: Build) -> None:
+        """Add its operations to a plan under construction."""
         build.files += 1
         name = b"f%d" % build.files
         build.plan.add(

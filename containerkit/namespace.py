@@ -158,6 +158,7 @@ class Namespace(Fd):
             raise
 
     def close(self) -> None:
+        """Give the handle up, and end what keeps the namespace alive for it. Idempotent."""
         super().close()
         if self._holder is not None:
             if self._holder.ours:

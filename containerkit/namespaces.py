@@ -53,10 +53,12 @@ class Namespaces(Value):
         return cls(user="new", mnt="new", pid="new", net=net, ipc="new", uts="new", cgroup="new", time="new")
 
     def items(self) -> Iterator[tuple[str, Literal["host", "new"] | Namespace]]:
+        """(kind, which) for each of the eight kinds, in the order in which they can be entered."""
         for kind in CLONE_FLAGS:
             yield kind, getattr(self, kind)
 
     def new(self, kind: str) -> bool:
+        """Whether a new one of this kind is made."""
         return bool(getattr(self, kind) == "new")
 
     def clone_flags(self) -> int:

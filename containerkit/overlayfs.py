@@ -209,7 +209,7 @@ def _common_parent(layers: tuple[StrPath | MountTree, ...]) -> bytes | None:
     parent = os.path.commonpath(paths)
     if parent in paths or max(map(len, paths)) - len(parent) + 1 > _VALUE_MAX:
         return None
-    mounts = {calls.statx(calls.AT_FDCWD, path).mount_id for path in (parent, *paths)}
+    mounts = {calls.mount_id(path) for path in (parent, *paths)}
     return parent if len(mounts) == 1 else None
 
 

@@ -94,7 +94,11 @@ class Process:
         **options: Unpack[LaunchOptions],
     ) -> None:
         self._begin(Launch(args, **options), stdin, stdout, stderr, start_timeout)
-        self._wrap_streams(text or encoding is not None or errors is not None, encoding, errors)
+        try:
+            self._wrap_streams(text or encoding is not None or errors is not None, encoding, errors)
+        except BaseException:  # an encoding that does not exist
+            self.close()
+            raise
 
     @classmethod
     def _from_launch(
@@ -167,14 +171,15 @@ class Process:
         self._pid = _pid_of(self._watched)
 
     def _wrap_streams(self, text: bool, encoding: str | None, errors: str | None) -> None:
-        for name, fd, mode in zip(("stdin", "stdout", "stderr"), self._pipes, ("wb", "rb", "rb"), strict=True):
+        for index, (name, mode) in enumerate(zip(_NAMES, ("wb", "rb", "rb"), strict=True)):
+            fd = self._pipes[index]
             if fd < 0:
                 continue
-            stream: IO[Any] = io.open(fd, mode, -1 if mode == "rb" else 0 if not text else -1)  # noqa: SIM115, UP020
-            if text:
-                stream = io.TextIOWrapper(stream, encoding or "utf-8", errors, write_through=True)
+            stream: IO[Any] = io.open(fd, mode)  # noqa: SIM115, UP020
+            self._pipes[index] = -1
             setattr(self, name, stream)
-        self._pipes[:] = [-1, -1, -1]
+            if text:
+                setattr(self, name, io.TextIOWrapper(stream, encoding or "utf-8", errors, write_through=True))
 
     # ---- facts -----------------------------------------------------------------------------------------------------
 
@@ -301,14 +306,15 @@ class Process:
     def close(self) -> None:
         """Kill what still runs, reap it, and close every descriptor. Idempotent."""
         started = self._started
+        if self._maker == os.getpid() and started.first >= 0 and self._exit is None:
+            self.kill()
+            self._try_wait(None)
+        # After the kill: closing stdin writes what is still in its buffer, and a full pipe without a reader would wait.
         for stream in (self.stdin, self.stdout, self.stderr):
             if stream is not None:
                 with suppress(OSError):  # the buffered rest of stdin has nowhere to go
                     stream.close()
         self._streams.close_ours()
-        if self._maker == os.getpid() and started.first >= 0 and self._exit is None:
-            self.kill()
-            self._try_wait(None)
         if self._ids is not None:
             self._ids.close()
         started.close()
@@ -331,6 +337,9 @@ class Process:
                 f"{self!r} was never waited for or closed; it is killed", ResourceWarning, source=self, stacklevel=2
             )
         self.close()
+
+    def __reduce__(self) -> Any:
+        raise TypeError("cannot pickle or copy a Process: one handle owns it")
 
     def __repr__(self) -> str:
         name = os.fsdecode(self.args[0]) if self.args else "ck-init"
@@ -371,6 +380,9 @@ def _pid_of(pidfd: int) -> int:
     return 0
 
 
+_NAMES = ("stdin", "stdout", "stderr")
+
+
 class _Streams:
     """The standard streams of one start: the program's three descriptors, and our ends of its pipes."""
 
@@ -395,7 +407,10 @@ class _Streams:
 
     def _one(self, index: int, stream: Stream) -> int:
         if stream is None:
-            return index if _is_open(index) else self._null()
+            if not _is_open(index):
+                return self._null()
+            check_stream(index, f"{_NAMES[index]}=None")
+            return index
         if stream == DEVNULL:
             return self._null()
         if stream == PIPE:
@@ -406,7 +421,7 @@ class _Streams:
         if stream == STDOUT:
             raise InvalidValue("STDOUT is only for stderr: it means 'where stdout goes'")
         fd = stream if isinstance(stream, int) else stream.fileno()
-        check_stream(fd, f"{('stdin', 'stdout', 'stderr')[index]}={stream!r}")
+        check_stream(fd, f"{_NAMES[index]}={stream!r}")
         return fd
 
     def _null(self) -> int:

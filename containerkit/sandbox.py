@@ -303,7 +303,8 @@ class Conversation:
                     self.read(fd)
                     if fd not in self.open:
                         poller.unregister(fd)
-            if not events and left is not None:
+            # Also while there is always something to read.
+            if left is not None and (not events or left == 0):
                 self.expire()
 
     def completed(self, ended: spawn.Exit, text: bool) -> Completed[Any]:

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from .plan import Op, Stage
+from .plan import Code, Op, Stage
 
 __all__ = ["Event", "Timeline"]
 
@@ -17,6 +17,12 @@ _WHO = {
     Stage.EARLY: "first process",
     Stage.INSIDE: "first process",
     Stage.PROGRAM: "program",
+}
+_MARKS = {
+    "compiled": ("caller", "compile the plan"),
+    "helper": ("caller", "start the helper"),
+    "started": ("caller", "wait until the program runs"),
+    "exited": ("program", "run"),
 }
 
 
@@ -30,6 +36,7 @@ class Event(NamedTuple):
 
     @property
     def duration(self) -> int:
+        """Nanoseconds from its start to its end."""
         return self.end - self.start
 
 
@@ -37,7 +44,7 @@ class Timeline(Sequence[Event]):
     """The steps of a start in order of time, as :class:`Event` values. ``print()`` it, or :meth:`to_svg`.
 
     All times are CLOCK_MONOTONIC nanoseconds since the call began. The steps of the helper and of the first process
-    overlap: they work at the same time.
+    overlap: they work at the same time. The last event, once the program has been waited for, is its run.
     """
 
     def __init__(self, ops: Sequence[Op], times: bytes, t0: int, marks: Sequence[tuple[str, int]]) -> None:
@@ -48,12 +55,14 @@ class Timeline(Sequence[Event]):
         if self._events is None:
             begin = self._marks[0][1]
             events = [
-                Event("caller", name, before - begin, at - begin)
+                Event(*_MARKS[name], before - begin, at - begin)
                 for (name, at), (_, before) in zip(self._marks[1:], self._marks, strict=False)
-                if name != "begin"
+                if name in _MARKS
             ]
             shift = self._t0 - begin
             for op, (start, end) in zip(self._ops, _TIME.iter_unpack(self._times), strict=True):
+                if start and op.code == Code.EXEC:  # nobody is left to note its end: the program runs
+                    end = self.start_ns - shift
                 if end:
                     events.append(Event(_WHO[op.stage], op.words, start + shift, end + shift))
             self._events = sorted(events, key=lambda event: (event.start, event.end))
@@ -84,22 +93,44 @@ class Timeline(Sequence[Event]):
     def __repr__(self) -> str:
         return f"<Timeline of {len(self)} steps, started after {self.start_ns / 1000:.0f} us>"
 
-    def __str__(self) -> str:
-        """A waterfall for the terminal: one line for each step, times in microseconds."""
-        total = max(self.total_ns, 1)
-        lines = [f"{'start us':>9} {'took us':>9}  {'':40}  step"]
+    def folded(self, share: float = 0.01) -> list[Event]:
+        """The events, with each row of short ones told as one: those below ``share`` of the time of the start."""
+        rows: list[list[Event]] = []
         for event in self:
-            left = 40 * event.start // total
-            width = max(1, 40 * event.end // total - left)
-            bar = (" " * left + "█" * width)[:40]
-            lines.append(f"{event.start / 1000:9.1f} {event.duration / 1000:9.1f}  {bar:40}  {event.who}: {event.what}")
+            short = event.duration < share * self.start_ns
+            if short and rows and rows[-1][-1].who == event.who and rows[-1][-1].duration < share * self.start_ns:
+                rows[-1].append(event)
+            else:
+                rows.append([event])
+        return [row[0] if len(row) == 1 else _together(row) for row in rows]
+
+    def __str__(self) -> str:
+        """A waterfall for a terminal of 100 columns, short steps folded. Iterate for every step."""
+        scale = max(self.start_ns, 1)
+        lines = [f"{'start us':>8} {'took us':>8}  {'':{_BAR}}  {'who':13}  step"]
+        for event in self.folded():
+            left = min(_BAR * event.start // scale, _BAR - 1)
+            bar = " " * left + ("█" * max(1, _BAR * min(event.end, scale) // scale - left))
+            if event.start >= scale:
+                bar = " " * (_BAR - 1) + "▶"  # the program's own time has no place on the scale of its start
+            what = event.what if len(event.what) <= _WORDS else event.what[: _WORDS - 3] + "..."
+            times = f"{event.start / 1000:8.0f} {event.duration / 1000:8.0f}"
+            lines.append(f"{times}  {bar:{_BAR}}  {event.who:13}  {what}")
         return "\n".join(lines)
 
-    def to_svg(self, width: int = 1000) -> str:
-        """The waterfall as a picture."""
+    def to_svg(self, width: int = 1000, *, fold: float = 0.0) -> str:
+        """The waterfall as a picture; ``fold`` as the ``share`` of :meth:`folded`, by default every step."""
         from .svg import waterfall
 
-        return waterfall(self, width)
+        return waterfall(self, self.folded(fold), width)
+
+
+_BAR, _WORDS = 20, 45
+
+
+def _together(row: list[Event]) -> Event:
+    first, last = row[0], row[-1]
+    return Event(first.who, f"{len(row)} steps: {first.what}, ...", first.start, last.end)
 
 
 def told(ops: Sequence[Op]) -> list[Op]:

@@ -34,15 +34,24 @@ Snapshot = dict[str, "frozenset[str | Task]"]
 
 
 def descriptors() -> Iterator[str]:
-    kept = False
+    # Made once and kept for the life of the process: the sealed copy of ck-init, and a pidfd of this process.
+    # One of each, not two.
+    kept: set[str] = set()
     for number in os.listdir("/proc/self/fd"):
         with suppress(FileNotFoundError):  # the one that lists the directory
             target = os.readlink(f"/proc/self/fd/{number}")
-            # The sealed copy of ck-init is made once and kept for the life of the process. One, not two.
-            if not kept and is_helper(target):
-                kept = True
+            kind = "helper" if is_helper(target) else "owner" if is_pidfd_of_ourselves(number, target) else None
+            if kind and kind not in kept:
+                kept.add(kind)
             elif not target.startswith(f"/proc/{os.getpid()}/fd"):
                 yield f"{number} -> {target}"
+
+
+def is_pidfd_of_ourselves(number: str, target: str) -> bool:
+    if "pidfd" not in target:
+        return False
+    with open(f"/proc/self/fdinfo/{number}") as file:
+        return f"Pid:\t{os.getpid()}\n" in file.read()
 
 
 def is_helper(executable: str) -> bool:

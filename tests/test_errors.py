@@ -50,7 +50,7 @@ def test_pickling_keeps_type_fields_and_text(kind: type[ck.ContainerkitError]) -
     assert str(again) == str(error)
     fields = [name for name in vars(error) if name != "completed"]
     assert {name: getattr(again, name) for name in fields} == {name: getattr(error, name) for name in fields}
-    assert again.args == error.args
+    assert repr(again.args) == repr(error.args)
 
 
 @pytest.mark.parametrize("kind", KERNEL)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from starts import ISOLATED, STARTS, host_said
 
-from containerkit import DEVNULL, PIPE, STDOUT, Process
+from containerkit import DEVNULL, PIPE, STDOUT, Limits, Outcome, Process, run
 from containerkit.errors import InvalidValue, TimeoutExpired
 
 pytestmark = pytest.mark.both
@@ -46,7 +46,6 @@ def conversation(make: Any, **options: Any) -> Any:
         {"stdin": DEVNULL, "stdout": PIPE, "stderr": DEVNULL},
         {"stdin": DEVNULL, "stdout": DEVNULL, "stderr": DEVNULL},
         {"stdin": PIPE, "stdout": DEVNULL, "stderr": DEVNULL},
-        {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT},
     ],
     ids=str,
 )
@@ -257,6 +256,23 @@ def test_communicate_times_out_when_only_the_end_is_missing(options: dict[str, A
             process.communicate(timeout=0.2)
         process.kill()
         assert process.communicate(timeout=10) == (b"all\n", None)
+
+
+def test_a_program_that_never_stops_writing_does_not_outrun_the_timeout() -> None:
+    with Process(["yes"], stdout=PIPE) as process:
+        with pytest.raises(TimeoutExpired):
+            process.communicate(timeout=0.1)
+    done = run(["yes"], limits=Limits(output_max="1K", pids_max=8), timeout=0.1, grace=0)
+    assert done.outcome in (Outcome.TIMEOUT, Outcome.OUTPUT_LIMIT)
+    done = run(["sh", "-c", "trap : TERM; yes"], limits=Limits(output_max=None), timeout=0.1, grace=0)
+    assert done.outcome is Outcome.TIMEOUT
+
+
+def test_input_that_was_written_but_not_flushed_comes_before_that_of_communicate() -> None:
+    with Process(["cat"], stdin=PIPE, stdout=PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(b"first ")
+        assert process.communicate(b"second", timeout=10) == (b"first second", None)
 
 
 def test_communicate_without_pipes_waits(options: dict[str, Any]) -> None:

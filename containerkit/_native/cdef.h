@@ -3,11 +3,6 @@ struct ck_usage {
     uint64_t minflt, majflt, inblock, oublock, nvcsw, nivcsw;
 };
 
-struct ck_stat {
-    uint64_t ino, dev, mount_id, attributes, attributes_mask;
-    uint32_t mode, uid, gid;
-};
-
 /* spawn */
 int ck_spawn(int helper, const int *fds, int nfds, int *pidfd);
 int ck_recv(int sock, void *buf, size_t len, int *fds, int *nfds, int timeout_ms);
@@ -30,7 +25,7 @@ int ck_listmount(uint64_t mount_id, uint64_t last, uint64_t *out, size_t count);
 
 /* files and descriptors */
 int ck_openat2(int dirfd, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve);
-int ck_statx(int dirfd, const char *path, int flags, struct ck_stat *out);
+int ck_mount_id(const char *path, uint64_t *id);
 int ck_statfs_type(int fd, uint64_t *type);
 int ck_close_range(unsigned int first, unsigned int last, unsigned int flags);
 

@@ -298,16 +298,12 @@ int ck_openat2(int dirfd, const char *path, uint64_t flags, uint64_t mode, uint6
     return result(syscall(__NR_openat2, dirfd, path, &how, sizeof how));
 }
 
-int ck_statx(int dirfd, const char *path, int flags, struct ck_stat *out)
+int ck_mount_id(const char *path, uint64_t *id)
 {
     struct statx st;
-    if (syscall(SYS_statx, dirfd, path, flags, STATX_BASIC_STATS | STATX_MNT_ID, &st) < 0)
-        return -errno;
-    *out = (struct ck_stat){.ino = st.stx_ino, .dev = (uint64_t)st.stx_dev_major << 32 | st.stx_dev_minor,
-                            .mount_id = st.stx_mnt_id, .attributes = st.stx_attributes,
-                            .attributes_mask = st.stx_attributes_mask, .mode = st.stx_mode, .uid = st.stx_uid,
-                            .gid = st.stx_gid};
-    return 0;
+    int r = result(syscall(SYS_statx, AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, STATX_MNT_ID, &st));
+    *id = r < 0 ? 0 : st.stx_mnt_id;
+    return r;
 }
 
 int ck_statfs_type(int fd, uint64_t *type)

@@ -7,15 +7,12 @@ and the path. Descriptors that they return are close-on-exec and belong to the c
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
-
 from .._native._ck import ffi, lib
 from ..errors import InvalidValue, syscall_error
 
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
-AT_SYMLINK_NOFOLLOW = 0x100
 
 OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = 0o2000000
@@ -148,23 +145,11 @@ def open_in_root(root: int, path: StrPath, flags: int = os.O_PATH) -> int:
     return openat2(root, raw, flags, resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
 
 
-class Stat(NamedTuple):
-    ino: int
-    dev: int
-    mount_id: int
-    mode: int
-    uid: int
-    gid: int
-    mount_root: bool
-
-
-def statx(fd: int, path: StrPath = b"") -> Stat:
-    """statx(2) of a descriptor, or of a path below it without following a last symbolic link."""
-    out = ffi.new("struct ck_stat *")
-    raw = encode(path)
-    flags = AT_SYMLINK_NOFOLLOW if raw else AT_EMPTY_PATH
-    check(lib.ck_statx(fd, raw, flags, out), "statx", path or None)
-    return Stat(out.ino, out.dev, out.mount_id, out.mode, out.uid, out.gid, bool(out.attributes & 0x2000))
+def mount_id(path: StrPath) -> int:
+    """The mount that holds a path; a last symbolic link is not followed (statx(2), STATX_MNT_ID, Linux 5.8)."""
+    out = ffi.new("uint64_t *")
+    check(lib.ck_mount_id(encode(path), out), "statx", path)
+    return int(out[0])
 
 
 def fs_magic(fd: int) -> int:

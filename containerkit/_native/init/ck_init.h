@@ -47,7 +47,7 @@ int run_stage(enum ck_stage stage);
 int send_msg(const struct ck_msg *msg, const void *detail, const int *fds, uint32_t nfds);
 void report_failure(const struct ck_op *op, uint32_t index, int err);
 _Noreturn void quit(int code);
-int close_all_but(const int *keep, uint32_t n);
+int close_all_but(int *keep, uint32_t n);
 
 /* reaper.c */
 _Noreturn void reaper_main(int has_program);

@@ -30,13 +30,10 @@
 
 #define AF_UNIX 1
 #define SOCK_SEQPACKET 5
-#define SOCK_CLOEXEC 02000000
 #define MSG_NOSIGNAL 0x4000
 #define MSG_CMSG_CLOEXEC 0x40000000
 #define SOL_SOCKET_ANY 1
 #define SCM_RIGHTS 1
-#define SIGCHLD 17
-#define SIGKILL 9
 
 struct ctx ctx;
 
@@ -269,10 +266,16 @@ void detail_str(const char *s)
 }
 
 /* Really closed, not only close-on-exec: a directory descriptor of the host must not be there when the program's
- * working directory is entered (CVE-2024-21626). `keep` is sorted. */
-int close_all_but(const int *keep, uint32_t n)
+ * working directory is entered (CVE-2024-21626). Sorts `keep`, which is a handful. */
+int close_all_but(int *keep, uint32_t n)
 {
     unsigned from = 3;
+    for (uint32_t i = 1; i < n; i++)
+        for (uint32_t j = i; j > 0 && keep[j] < keep[j - 1]; j--) {
+            int t = keep[j];
+            keep[j] = keep[j - 1];
+            keep[j - 1] = t;
+        }
     for (uint32_t i = 0; i < n; from = (unsigned)keep[i++] + 1)
         if ((unsigned)keep[i] > from)
             sys(close_range, from, keep[i] - 1, 0);
@@ -334,7 +337,7 @@ static int start_first_process(int go[2])
         args.cgroup = (uint64_t)h->cgroup_fd;
         size = CLONE_ARGS_SIZE_VER2;
     }
-    long r = sys(socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, go);
+    long r = sys(socketpair, AF_UNIX, SOCK_SEQPACKET | CLOEXEC, 0, go);
     if (r < 0)
         return fail_outside((int)r);
     r = sys(clone3, &args, size);
@@ -391,14 +394,14 @@ static int helper(void)
     if (r == 0 && (r = say_go(go[0])) < 0 && !ctx.shared->failed && r != -EPIPE && r != -ECONNRESET)
         fail_outside(r);
     if (r < 0)
-        SYS4(__NR_pidfd_send_signal, ctx.first_pidfd, SIGKILL, 0, 0);
+        SYS4(__NR_pidfd_send_signal, ctx.first_pidfd, SIGNAL_KILL, 0, 0);
     return r < 0 ? 71 : 0;
 }
 
 static int load_plan(void)
 {
     struct statx st;
-    if (SYS5(__NR_statx, CK_FD_PLAN, "", 0x1000 /* AT_EMPTY_PATH */, STATX_SIZE | STATX_TYPE, &st) < 0 ||
+    if (SYS5(__NR_statx, CK_FD_PLAN, "", EMPTY_PATH, STATX_SIZE | STATX_TYPE, &st) < 0 ||
         (st.stx_mode & 0170000) != 0100000 || st.stx_size < sizeof *ctx.plan || st.stx_size > CK_PLAN_MAX)
         return -EINVAL;
     long p = SYS6(__NR_mmap, 0, st.stx_size, PROT_READ, MAP_PRIVATE, CK_FD_PLAN, 0);

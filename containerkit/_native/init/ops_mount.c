@@ -16,19 +16,12 @@
 #define FSCONFIG_SET_STRING 1
 #define FSCONFIG_CMD_CREATE 6
 #endif
-#ifndef O_PATH
-#define O_PATH 010000000
-#endif
-#ifndef AT_EMPTY_PATH
-#define AT_EMPTY_PATH 0x1000
-#endif
 #ifndef AT_RECURSIVE
 #define AT_RECURSIVE 0x8000
 #endif
 #ifndef MOUNT_ATTR_IDMAP
 #define MOUNT_ATTR_IDMAP 0x00100000
 #endif
-#define O_CLOEXEC_ 02000000
 #define MS_REC_ 16384
 #define MS_PRIVATE_ (1 << 18)
 #define MNT_DETACH_ 2
@@ -41,7 +34,7 @@
 /* Without a slot: the working directory, which is "/" in the first process. */
 static int slot_fd(int slot)
 {
-    return slot >= 0 ? ctx.slots[slot] : -100 /* AT_FDCWD */;
+    return slot >= 0 ? ctx.slots[slot] : FD_CWD;
 }
 
 static void set_slot(int slot, int fd)
@@ -53,7 +46,7 @@ static void set_slot(int slot, int fd)
 
 static int open_in(int base, const char *path, uint64_t flags, uint64_t resolve)
 {
-    struct open_how how = {.flags = flags | O_CLOEXEC_, .resolve = resolve | RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
+    struct open_how how = {.flags = flags | CLOEXEC, .resolve = resolve | RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
     return (int)sys(openat2, base, path[0] ? path : ".", &how, sizeof how);
 }
 
@@ -73,7 +66,7 @@ static int make_path(int base, const char *path, uint32_t flags, unsigned mode)
     if (len >= sizeof prefix)
         return -ENAMETOOLONG;
     if (len == 0)
-        return open_in(base, "", O_PATH, 0);
+        return open_in(base, "", OPEN_PATH, 0);
     while (at < len) {
         size_t next = at;
         while (next < len && path[next] != '/')
@@ -81,11 +74,11 @@ static int make_path(int base, const char *path, uint32_t flags, unsigned mode)
         memcpy(prefix, path, next);
         prefix[next] = 0;
         int last = next == len;
-        fd = last && at == 0 ? -ENOENT : open_in(base, prefix, O_PATH, resolve_flags(flags));
+        fd = last && at == 0 ? -ENOENT : open_in(base, prefix, OPEN_PATH, resolve_flags(flags));
         if (fd == -ENOENT) {
             long r = last && flags & CK_F_MKFILE ? sys(mknodat, parent, prefix + at, 0100000 | mode, 0)
                                                  : sys(mkdirat, parent, prefix + at, last ? mode : 0755);
-            fd = r < 0 && r != -EEXIST ? (int)r : open_in(base, prefix, O_PATH, resolve_flags(flags));
+            fd = r < 0 && r != -EEXIST ? (int)r : open_in(base, prefix, OPEN_PATH, resolve_flags(flags));
         }
         if (parent != base)
             SYS1(__NR_close, parent);
@@ -99,7 +92,7 @@ static int make_path(int base, const char *path, uint32_t flags, unsigned mode)
 
 static int dest_fd(int base, const char *path, uint32_t flags, unsigned mode)
 {
-    int fd = open_in(base, path, O_PATH, resolve_flags(flags));
+    int fd = open_in(base, path, OPEN_PATH, resolve_flags(flags));
     if (fd == -ENOENT && (flags & (CK_F_MKDIR | CK_F_MKFILE)))
         return make_path(base, path, flags, mode);
     return fd;
@@ -114,12 +107,12 @@ static int set_attr(int fd, uint64_t set, uint64_t clear, uint64_t propagation, 
 {
     struct mount_attr attr = {.attr_set = set, .attr_clr = clear, .propagation = propagation,
                               .userns_fd = userns >= 0 ? (uint64_t)userns : 0};
-    return (int)sys(mount_setattr, fd, "", AT_EMPTY_PATH | (recursive ? AT_RECURSIVE : 0), &attr, sizeof attr);
+    return (int)sys(mount_setattr, fd, "", EMPTY_PATH | (recursive ? AT_RECURSIVE : 0), &attr, sizeof attr);
 }
 
 static int clone_tree(int fd, int recursive)
 {
-    return (int)sys(open_tree, fd, "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC |
+    return (int)sys(open_tree, fd, "", EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC |
                     (recursive ? AT_RECURSIVE : 0));
 }
 
@@ -130,7 +123,7 @@ static int userns_fd(void)
     if (ctx.userns_fd < 0) {
         char *p = put_dec(put_str(path, end, "/proc/"), end, (uint64_t)ctx.first_pid);
         put_str(p, end, "/ns/user");
-        ctx.userns_fd = (int)sys(openat, -100, path, O_CLOEXEC_, 0);
+        ctx.userns_fd = (int)sys(openat, FD_CWD, path, CLOEXEC, 0);
     }
     return ctx.userns_fd;
 }
@@ -140,12 +133,12 @@ static int userns_fd(void)
 static int reopen_same(int held, const char *path)
 {
     struct statx a, b;
-    int fd = (int)sys(openat, -100, path, O_PATH | O_CLOEXEC_, 0);
+    int fd = (int)sys(openat, FD_CWD, path, OPEN_PATH | CLOEXEC, 0);
     if (fd < 0)
         return fd;
-    long r = sys(statx, held, "", AT_EMPTY_PATH, STATX_INO, &a);
+    long r = sys(statx, held, "", EMPTY_PATH, STATX_INO, &a);
     if (r == 0)
-        r = sys(statx, fd, "", AT_EMPTY_PATH, STATX_INO, &b);
+        r = sys(statx, fd, "", EMPTY_PATH, STATX_INO, &b);
     if (r == 0 && (a.stx_ino != b.stx_ino || a.stx_dev_major != b.stx_dev_major || a.stx_dev_minor != b.stx_dev_minor))
         r = -ESTALE;
     if (r < 0) {
@@ -161,9 +154,9 @@ static int take_tree(const struct ck_op *op)
 {
     int recursive = !!(op->flags & CK_F_RECURSIVE);
     if (op->flags & CK_F_DETACHED)
-        return (int)sys(fcntl, op->fd, 1030 /* F_DUPFD_CLOEXEC */, 3);
+        return (int)sys(fcntl, op->fd, DUPFD_CLOEXEC, 3);
     if (op->fd < 0)
-        return (int)sys(open_tree, -100, op_str(op, 0, 0),
+        return (int)sys(open_tree, FD_CWD, op_str(op, 0, 0),
                         OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (recursive ? AT_RECURSIVE : 0));
     if (op->stage != CK_STAGE_INSIDE)
         return clone_tree(op->fd, recursive);
@@ -246,7 +239,7 @@ int op_attach(const struct ck_op *op)
 
 static int clone_below(int base, const char *path, uint64_t attr, int recursive, uint64_t resolve)
 {
-    int at = open_in(base, path, O_PATH, resolve);
+    int at = open_in(base, path, OPEN_PATH, resolve);
     if (at < 0)
         return at;
     int tree = clone_tree(at, recursive);
@@ -262,7 +255,7 @@ static int clone_below(int base, const char *path, uint64_t attr, int recursive,
 int op_clone(const struct ck_op *op)
 {
     int base = slot_fd(op->base), recursive = !!(op->flags & CK_F_RECURSIVE);
-    int tree = op->flags & CK_F_SAME_MOUNT ? open_in(base, op_str(op, 0, 0), O_PATH, 0)
+    int tree = op->flags & CK_F_SAME_MOUNT ? open_in(base, op_str(op, 0, 0), OPEN_PATH, 0)
                                            : clone_below(base, op_str(op, 0, 0), op->a, recursive, 0);
     if (tree == -ENOENT && (op->flags & CK_F_OPTIONAL))
         return 0;
@@ -280,7 +273,7 @@ int op_attr(const struct ck_op *op)
 int op_scratch(const struct ck_op *op)
 {
     int fd = slot_fd(op->slot);
-    int r = (int)sys(move_mount, fd, "", -100, "/", MOVE_MOUNT_F_EMPTY_PATH);
+    int r = (int)sys(move_mount, fd, "", FD_CWD, "/", MOVE_MOUNT_F_EMPTY_PATH);
     if (r < 0)
         return r;
     ctx.scratch_fd = fd;
@@ -337,7 +330,7 @@ int op_file(const struct ck_op *op)
     int dir = parent_of(slot_fd(op->base), op_str(op, 0, 0), &name);
     if (dir < 0)
         return dir;
-    int fd = (int)sys(openat, dir, name, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_CLOEXEC_, op->a);
+    int fd = (int)sys(openat, dir, name, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | CLOEXEC, op->a);
     SYS1(__NR_close, dir);
     if (fd < 0)
         return fd;
@@ -358,12 +351,12 @@ int op_mask(const struct ck_op *op)
     for (uint32_t i = 0; i < op->nstr; i++) {
         struct statx st;
         ctx.fail_arg = (int)i;
-        int at = open_in(base, op_str(op, i, 0), O_PATH, RESOLVE_NO_SYMLINKS);
+        int at = open_in(base, op_str(op, i, 0), OPEN_PATH, RESOLVE_NO_SYMLINKS);
         if (at == -ENOENT || at == -ELOOP)
             continue;
         if (at < 0)
             return at;
-        int r = (int)sys(statx, at, "", AT_EMPTY_PATH, STATX_TYPE, &st);
+        int r = (int)sys(statx, at, "", EMPTY_PATH, STATX_TYPE, &st);
         if (r == 0) {
             const char *name = (st.stx_mode & S_IFMT_) == S_IFDIR_ ? "dir" : "file";
             int cover = (int)sys(open_tree, slot_fd(op->slot), name, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
@@ -389,7 +382,7 @@ int op_readonly(const struct ck_op *op)
             continue;
         if (tree < 0)
             return tree;
-        int at = open_in(base, op_str(op, i, 0), O_PATH, RESOLVE_NO_SYMLINKS);
+        int at = open_in(base, op_str(op, i, 0), OPEN_PATH, RESOLVE_NO_SYMLINKS);
         int r = at < 0 ? at : move_onto(tree, at);
         SYS1(__NR_close, tree);
         if (at >= 0)
@@ -424,9 +417,9 @@ int op_pivot(const struct ck_op *op)
     if (r == 0)
         r = (int)sys(chdir, "/");
     if (r == 0)
-        r = (int)sys(statx, slot_fd(op->slot), "", AT_EMPTY_PATH, STATX_INO | STATX_MNT_ID, &root);
+        r = (int)sys(statx, slot_fd(op->slot), "", EMPTY_PATH, STATX_INO | STATX_MNT_ID, &root);
     if (r == 0)
-        r = (int)sys(statx, -100, "/..", 0, STATX_INO | STATX_MNT_ID, &up);
+        r = (int)sys(statx, FD_CWD, "/..", 0, STATX_INO | STATX_MNT_ID, &up);
     if (r < 0)
         return r;
     long n = sys(getcwd, cwd, sizeof cwd);

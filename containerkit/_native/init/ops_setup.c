@@ -9,13 +9,10 @@
 #include <linux/securebits.h>
 #include <linux/stat.h>
 
-#define O_CLOEXEC_ 02000000
-#define PATH_MAX_ 4096
-#define SIGCHLD 17
 
 static int write_file(int dir, const char *path, const char *data, size_t len)
 {
-    int fd = (int)sys(openat, dir, path, O_WRONLY | O_CLOEXEC_, 0);
+    int fd = (int)sys(openat, dir, path, O_WRONLY | CLOEXEC, 0);
     if (fd < 0)
         return fd;
     long r = sys(write, fd, data, len);
@@ -43,16 +40,16 @@ int op_idmap(const struct ck_op *op)
     uint32_t len;
     int r;
     if (op->flags & CK_F_DENY_GROUPS) {
-        r = write_file(-100, proc_path(path, sizeof path, ctx.first_pid, "/setgroups"), "deny", 4);
+        r = write_file(FD_CWD, proc_path(path, sizeof path, ctx.first_pid, "/setgroups"), "deny", 4);
         if (r < 0)
             return r;
     }
     const char *map = op_str(op, 1, &len);
-    r = write_file(-100, proc_path(path, sizeof path, ctx.first_pid, "/gid_map"), map, len);
+    r = write_file(FD_CWD, proc_path(path, sizeof path, ctx.first_pid, "/gid_map"), map, len);
     if (r < 0)
         return r;
     map = op_str(op, 0, &len);
-    return write_file(-100, proc_path(path, sizeof path, ctx.first_pid, "/uid_map"), map, len);
+    return write_file(FD_CWD, proc_path(path, sizeof path, ctx.first_pid, "/uid_map"), map, len);
 }
 
 /* newuidmap and newgidmap are the system's setuid tools: trusted paths, an empty environment, words kept for the error. */
@@ -68,10 +65,10 @@ int op_newidmap(const struct ck_op *op)
     argv[1] = pid;
     for (uint32_t i = 1; i < op->nstr; i++)
         argv[i + 1] = op_str(op, i, 0);
-    long r = sys(pipe2, fds, O_CLOEXEC_);
+    long r = sys(pipe2, fds, CLOEXEC);
     if (r < 0)
         return (int)r;
-    struct clone_args args = {.flags = CLONE_VFORK, .exit_signal = SIGCHLD};
+    struct clone_args args = {.flags = CLONE_VFORK, .exit_signal = SIGNAL_CHLD};
     long child = sys(clone3, &args, CLONE_ARGS_SIZE_VER0);
     if (child == 0) {
         SYS3(__NR_dup3, fds[1], 2, 0);
@@ -99,7 +96,7 @@ int op_newidmap(const struct ck_op *op)
 static int enter_time(void)
 {
     uint64_t before = now_ns();
-    int fd = (int)sys(openat, -100, "/proc/self/ns/time_for_children", O_RDONLY | O_CLOEXEC_, 0);
+    int fd = (int)sys(openat, FD_CWD, "/proc/self/ns/time_for_children", O_RDONLY | CLOEXEC, 0);
     if (fd < 0)
         return fd;
     int r = (int)sys(setns, fd, CLONE_NEWTIME);
@@ -116,7 +113,7 @@ int op_unshare(const struct ck_op *op)
     if (r == 0 && op->nstr) {
         uint32_t len;
         const char *offsets = op_str(op, 0, &len);
-        r = write_file(-100, "/proc/self/timens_offsets", offsets, len);
+        r = write_file(FD_CWD, "/proc/self/timens_offsets", offsets, len);
     }
     return r == 0 && op->a & CLONE_NEWTIME ? enter_time() : r;
 }
@@ -132,7 +129,7 @@ int op_namespaces(const struct ck_op *op)
     for (uint32_t i = 0; i < countof(kinds); i++) {
         if (!(op->a & kinds[i].flag))
             continue;
-        int fd = (int)sys(openat, -100, kinds[i].path, O_RDONLY | O_CLOEXEC_, 0);
+        int fd = (int)sys(openat, FD_CWD, kinds[i].path, O_RDONLY | CLOEXEC, 0);
         if (fd < 0)
             return fd;
         ctx.namespaces[ctx.nnamespaces++] = fd;
@@ -146,7 +143,7 @@ int op_loopback(const struct ck_op *op)
 {
     struct { char name[16]; short flags; char pad[22]; } ifr = {.name = "lo", .flags = 1 /* IFF_UP */};
     (void)op;
-    int s = (int)sys(socket, 2 /* AF_INET */, 2 | 02000000 /* SOCK_DGRAM | SOCK_CLOEXEC */, 0);
+    int s = (int)sys(socket, 2 /* AF_INET */, 2 | CLOEXEC /* SOCK_DGRAM */, 0);
     if (s < 0)
         return s;
     int r = (int)sys(ioctl, s, 0x8914 /* SIOCSIFFLAGS */, &ifr);
@@ -201,17 +198,17 @@ struct reader {
  * file, and is read up to a bound (CVE-2024-9341 and its kin). */
 static int open_reader(struct reader *r, const char *path)
 {
-    struct open_how how = {.flags = O_RDONLY | O_CLOEXEC_ | O_NONBLOCK | O_NOCTTY,
+    struct open_how how = {.flags = O_RDONLY | CLOEXEC | O_NONBLOCK | O_NOCTTY,
                            .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
     struct statx st;
-    int root = (int)sys(openat, -100, "/", 010000000 /* O_PATH */ | O_CLOEXEC_, 0);
+    int root = (int)sys(openat, FD_CWD, "/", OPEN_PATH | CLOEXEC, 0);
     r->at = r->len = r->total = 0;
     r->fd = root < 0 ? root : (int)sys(openat2, root, path, &how, sizeof how);
     if (root >= 0)
         SYS1(__NR_close, root);
     if (r->fd < 0)
         return r->fd;
-    if (sys(statx, r->fd, "", 0x1000, STATX_TYPE, &st) < 0 || (st.stx_mode & 0170000) != 0100000)
+    if (sys(statx, r->fd, "", EMPTY_PATH, STATX_TYPE, &st) < 0 || (st.stx_mode & 0170000) != 0100000)
         return -EINVAL;
     return 0;
 }
@@ -411,11 +408,11 @@ int op_pty(const struct ck_op *op)
 {
     struct { uint16_t rows, cols, x, y; } size = {(uint16_t)op->a, (uint16_t)op->b, 0, 0};
     int unlock = 0;
-    int master = (int)sys(openat, ctx.slots[op->slot], "ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC_, 0);
+    int master = (int)sys(openat, ctx.slots[op->slot], "ptmx", O_RDWR | O_NOCTTY | CLOEXEC, 0);
     if (master < 0)
         return master;
     int r = (int)sys(ioctl, master, 0x40045431 /* TIOCSPTLCK */, &unlock);
-    int peer = r < 0 ? r : (int)sys(ioctl, master, 0x5441 /* TIOCGPTPEER */, O_RDWR | O_NOCTTY | O_CLOEXEC_);
+    int peer = r < 0 ? r : (int)sys(ioctl, master, 0x5441 /* TIOCGPTPEER */, O_RDWR | O_NOCTTY | CLOEXEC);
     if (peer < 0)
         return peer;
     if (size.rows)
@@ -489,7 +486,7 @@ int op_oom_adj(const struct ck_op *op)
 {
     uint32_t len;
     const char *value = op_str(op, 0, &len);
-    return write_file(-100, "/proc/self/oom_score_adj", value, len);
+    return write_file(FD_CWD, "/proc/self/oom_score_adj", value, len);
 }
 
 /* Sources first move above every target, so that no target is overwritten before it was copied. Whatever is not named
@@ -509,9 +506,9 @@ int op_fds(const struct ck_op *op)
             top = to[i];
     }
     for (int i = 0; i < n; i++)
-        if ((from[i] = (int)sys(fcntl, from[i], 1030 /* F_DUPFD_CLOEXEC */, top + 1)) < 0)
+        if ((from[i] = (int)sys(fcntl, from[i], DUPFD_CLOEXEC, top + 1)) < 0)
             return from[i];
-    int status = (int)sys(fcntl, ctx.status_fd, 1030, top + 1);
+    int status = (int)sys(fcntl, ctx.status_fd, DUPFD_CLOEXEC, top + 1);
     if (status < 0)
         return status;
     ctx.status_fd = status;
@@ -521,18 +518,12 @@ int op_fds(const struct ck_op *op)
             return r;
     }
     to[n++] = status;
-    for (int i = 1; i < n; i++) /* insertion sort: a handful */
-        for (int j = i; j > 0 && to[j] < to[j - 1]; j--) {
-            int t = to[j];
-            to[j] = to[j - 1];
-            to[j - 1] = t;
-        }
     return close_all_but(to, (uint32_t)n);
 }
 
 int op_chdir(const struct ck_op *op)
 {
-    char cwd[PATH_MAX_];
+    char cwd[4096];
     int r = (int)sys(chdir, op_str(op, 0, 0));
     if (r < 0)
         return r;
@@ -544,7 +535,7 @@ int op_chdir(const struct ck_op *op)
 /* ENOENT may mean the program, or what its first line or its ELF header asks for: Python reads that from the head. */
 static void attach_head(const char *path)
 {
-    int fd = (int)SYS4(__NR_openat, -100, path, O_RDONLY | O_CLOEXEC_ | O_NONBLOCK, 0);
+    int fd = (int)SYS4(__NR_openat, FD_CWD, path, O_RDONLY | CLOEXEC | O_NONBLOCK, 0);
     if (fd < 0)
         return;
     long n = SYS3(__NR_read, fd, ctx.detail, sizeof ctx.detail);

@@ -9,12 +9,8 @@
 #include <linux/prctl.h>
 #include <linux/sched.h>
 
-#define SIGKILL 9
-#define SIGTERM 15
-#define SIGCHLD 17
 #define POLLIN 1
 #define POLLHUP 16
-#define ECHILD_ 10
 #define WNOHANG_ 1
 #define STACK_SIZE 65536
 
@@ -46,7 +42,7 @@ static void program_main(void *arg)
 static int start_program(int *pidfd)
 {
     static char stack[STACK_SIZE] __attribute__((aligned(16)));
-    struct clone_args args = {.flags = CLONE_VM | CLONE_VFORK | CLONE_PIDFD, .exit_signal = SIGCHLD,
+    struct clone_args args = {.flags = CLONE_VM | CLONE_VFORK | CLONE_PIDFD, .exit_signal = SIGNAL_CHLD,
                               .pidfd = (uint64_t)(uintptr_t)pidfd, .stack = (uint64_t)(uintptr_t)stack,
                               .stack_size = sizeof stack};
     int status_fd = ctx.status_fd;
@@ -69,7 +65,7 @@ static uint64_t process_ticks(const char *pid)
 {
     char buf[512], path[32], *end = path + sizeof path;
     put_str(put_str(path, end, pid), end, "/stat");
-    int fd = (int)sys(openat, ctx.proc_fd, path, 02000000, 0);
+    int fd = (int)sys(openat, ctx.proc_fd, path, CLOEXEC, 0);
     if (fd < 0)
         return 0;
     long n = sys(read, fd, buf, sizeof buf - 1);
@@ -107,7 +103,7 @@ static uint64_t tree_cpu_us(void)
     static char buf[8192] __attribute__((aligned(8)));
     struct rusage_k u;
     uint64_t sum = usage_us(&u);
-    int dir = (int)sys(openat, ctx.proc_fd, ".", 02000000 | 0200000 /* O_DIRECTORY */, 0);
+    int dir = (int)sys(openat, ctx.proc_fd, ".", CLOEXEC | 0200000 /* O_DIRECTORY */, 0);
     if (dir < 0)
         return sum;
     long n;
@@ -138,7 +134,7 @@ static _Noreturn void finish(int status, uint32_t reason)
     struct rusage_k u;
     /* As PID 1 of a namespace that reaches its processes; anywhere else it would reach the whole machine's. */
     if (sys(getpid, 0) == 1)
-        sys(kill, -1, SIGKILL);
+        sys(kill, -1, SIGNAL_KILL);
     long r;
     while ((r = sys(wait4, -1, 0, 0, 0)) > 0 || r == -EINTR)
         ;
@@ -171,11 +167,11 @@ static void take_signals(int sigfd, int program)
 {
     struct siginfo_k info;
     while (sys(read, sigfd, &info, sizeof info) == (long)sizeof info) {
-        if (info.signo == SIGCHLD)
+        if (info.signo == SIGNAL_CHLD)
             reap(program);
         else if (program > 0)
             sys(kill, program, info.signo);
-        else if (info.signo == SIGTERM)
+        else if (info.signo == SIGNAL_TERM)
             finish(0, CK_REASON_EXIT);
     }
 }
@@ -186,7 +182,7 @@ _Noreturn void reaper_main(int has_program)
     int fds[2 + countof(ctx.namespaces)], program = 0, nfds = 0;
 
     sys(rt_sigprocmask, 0 /* SIG_BLOCK */, &all, 0, 8);
-    int sigfd = (int)sys(signalfd4, -1, &all, 8, 02000000 | 04000 /* SFD_CLOEXEC | SFD_NONBLOCK */);
+    int sigfd = (int)sys(signalfd4, -1, &all, 8, CLOEXEC | 04000 /* SFD_NONBLOCK */);
     if (sigfd < 0) {
         report_failure(0, 0, -sigfd);
         quit(71);
@@ -210,12 +206,6 @@ _Noreturn void reaper_main(int has_program)
         quit(71);
     /* From here on we hold three descriptors and a few pages: nothing of the program's, so that its pipes end with it. */
     int keep[] = {ctx.status_fd, CK_FD_OWNER, sigfd, ctx.proc_fd}, n = ctx.proc_fd >= 0 ? 4 : 3;
-    for (int i = 1; i < n; i++)
-        for (int j = i; j > 0 && keep[j] < keep[j - 1]; j--) {
-            int t = keep[j];
-            keep[j] = keep[j - 1];
-            keep[j - 1] = t;
-        }
     sys(close_range, 0, 2, 0);
     close_all_but(keep, (uint32_t)n);
 
@@ -225,7 +215,7 @@ _Noreturn void reaper_main(int has_program)
         if (ctx.cpu_limit_ns) {
             uint64_t used = tree_cpu_us();
             if (used * 1000 >= ctx.cpu_limit_ns)
-                finish(SIGKILL, CK_REASON_CPU_LIMIT);
+                finish(SIGNAL_KILL, CK_REASON_CPU_LIMIT);
             wait_ms = cpu_wait_ms(used);
         }
         struct { int64_t s, ns; } ts = {wait_ms / 1000, (int64_t)(wait_ms % 1000) * 1000000};

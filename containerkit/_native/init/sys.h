@@ -23,6 +23,18 @@
 #define unlikely(x) __builtin_expect(!!(x), 0)
 #define countof(a) (sizeof(a) / sizeof((a)[0]))
 
+/* The same on both architectures (include/uapi). Spelled apart from the libc's names, whose headers are not used. */
+enum {
+    FD_CWD = -100,
+    CLOEXEC = 02000000, /* O_, SOCK_, SFD_ */
+    OPEN_PATH = 010000000,
+    EMPTY_PATH = 0x1000,
+    DUPFD_CLOEXEC = 1030,
+    SIGNAL_KILL = 9,
+    SIGNAL_TERM = 15,
+    SIGNAL_CHLD = 17,
+};
+
 /* The number of the system call made last: a failure names it. */
 extern int last_sysno;
 
