@@ -13,7 +13,7 @@ import struct
 
 from . import errors
 from .errors import ProgramNotExecutable, ProgramNotFound, SpawnError
-from .plan import Code, Op
+from .plan import DETACHED, IDMAP, Code, Op
 
 __all__ = ["died_silently", "helper_failed", "spawn_error", "start_timeout"]
 
@@ -218,7 +218,11 @@ def _tree(op: Op, err: int, path: bytes | None, detail: bytes) -> str | None:
             "a directory on the way may not be searched by this user; as an ordinary user the mount is made with your "
             "rights"
         )
-    if err == _E.EINVAL and op.flags & (1 << 1):
+    if err == _E.EPERM:
+        return "cloning a mount needs CAP_SYS_ADMIN in the mount namespace's owner: this root does not have it"
+    if err == _E.EINVAL and op.flags & DETACHED:
+        return "a MountTree is used up by the start that gets it: this one is attached already; make another, or a copy()"
+    if err == _E.EINVAL and op.flags & IDMAP:
         return "this file system, or one mounted below the path, does not support idmapped mounts: pass idmap=False"
     return None
 
@@ -262,7 +266,7 @@ def _attach(op: Op, err: int, path: bytes | None, detail: bytes) -> str | None:
         return (
             "the destination is missing and the root is read-only: create it there, or give the root a writable overlay"
         )
-    if err == _E.ENOTDIR:
+    if err == _E.ENOTDIR or (err == _E.EINVAL and op.code is Code.ATTACH):
         return "a directory can be mounted only on a directory, and a file only on a file"
     if err in (_E.EACCES, _E.EOVERFLOW):
         return (

@@ -19,7 +19,7 @@ from .errors import InvalidValue, Unsupported
 from .idmap import IdMap, IdRange, owns_all_ids
 from .kernel import calls
 from .kernel.calls import StrPath
-from .mounts import Build, Dev, Mount, Proc, Sysfs, inside_path
+from .mounts import Bind, Build, Dev, Mount, Proc, Sysfs, inside_path
 from .namespaces import Namespaces
 from .plan import Code, Mode, Op, Plan, Stage
 from .rootfs import HOST, Root, compile_root
@@ -154,12 +154,12 @@ def compile_launch(launch: Launch, ids: IdRange | None) -> Plan:
         ns.compile(plan, root_caller=outside)
         for kind, fd in launch.join:
             plan.add(
-                Op(Code.JOIN, Stage.JOIN, f"join the sandbox's {kind} namespace", fd=plan.fd(fd), a=p.CLONE_FLAGS[kind])
+                Op(Code.JOIN, Stage.JOIN, f"join the sandbox's {kind} namespace", fd=plan.fd(fd), a=calls.CLONE_FLAGS[kind])
             )
         plan.hop = bool(launch.join)
         if launch.hold:
             kinds = [kind for kind, which in ns.items() if which == "new"]
-            flags = sum(p.CLONE_FLAGS[kind] for kind in kinds)
+            flags = sum(calls.CLONE_FLAGS[kind] for kind in kinds)
             plan.add(
                 Op(
                     Code.NAMESPACES,
@@ -170,7 +170,7 @@ def compile_launch(launch: Launch, ids: IdRange | None) -> Plan:
             )
         _identity(plan, launch, idmap)
         if ns.new("mnt"):
-            plan.add(_PRIVATE)
+            plan.add(_SLAVE if launch.join or (not outside and any(map(_is_slave, launch.mounts))) else _PRIVATE)
         _compile_mounts(build, launch)
         _after_root(plan, launch)
         _credentials(plan, launch, idmap)
@@ -183,13 +183,20 @@ def compile_launch(launch: Launch, ids: IdRange | None) -> Plan:
 
 
 _PRIVATE = Op(Code.PRIVATE, Stage.EARLY, "cut this mount namespace off from every other")
+# For a slave bind that is cloned inside: the mounts must still be slaves then. Nothing of ours travels out either way.
+_SLAVE = Op(Code.PRIVATE, Stage.EARLY, "let no mount event leave this mount namespace", a=calls.MS_SLAVE)
 _BECOME = Op(Code.BECOME, Stage.INSIDE, "become id 0 of the user namespace, without groups")
 _BECOME_NO_GROUPS = Op(Code.BECOME, Stage.INSIDE, "become id 0 of the user namespace", flags=p.NO_GROUPS)
 _BECOME_JOINED = Op(Code.BECOME, Stage.INSIDE, "become id 0 of the user namespace", flags=p.OPTIONAL)
 
 
+def _is_slave(mount: Mount) -> bool:
+    return isinstance(mount, Bind) and mount.propagation == "slave"
+
+
 def _may_mount() -> bool:
-    return os.geteuid() == 0
+    """Root of a nested user namespace does not count: mapping the ids of a mount takes the file system's owner."""
+    return owns_all_ids()
 
 
 def _before(plan: Plan, launch: Launch) -> None:
@@ -291,7 +298,7 @@ def _after_root(plan: Plan, launch: Launch) -> None:
 
 
 @cache
-def _name_op(code: Code, what: str, name: str) -> Op:
+def _name_op(code: int, what: str, name: str) -> Op:
     return Op(code, Stage.INSIDE, f"set the {what}name to {name}", name.encode())
 
 
@@ -449,7 +456,7 @@ def check_stream(fd: int, what: str) -> None:
     """A directory, or a path that is merely held, would let the program out of its root (security.md, B08)."""
     try:
         mode = os.fstat(fd).st_mode
-    except OSError:
+    except (OSError, OverflowError):
         raise InvalidValue(f"{what} is not an open descriptor") from None
     if stat.S_ISDIR(mode):
         raise InvalidValue(f"{what} is a directory: it would lead out of the root; bind it with a mount instead")

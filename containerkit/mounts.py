@@ -68,10 +68,11 @@ class Build:
                 Code.TREE,
                 Stage.OUTSIDE,
                 words,
-                flags=flags & ~p.IDMAP & ~p.RECURSIVE | p.DETACHED,
+                flags=flags & ~p.IDMAP | p.RECURSIVE | p.DETACHED,  # attributes are for all of the tree
                 fd=self.plan.fd(fd),
                 slot=slot,
                 a=attr,
+                b=propagation,
             )
             self.plan.add(op)
             return mode
@@ -489,7 +490,8 @@ def _dev_ops(target: bytes, nodes: tuple[str, ...], shm_size: int, read_only: bo
     ops += parents(nodes, p.SLOT_DEV)
     for node in nodes:
         ops += [
-            host_op(f"/dev/{node}", p.SLOT_TEMP, NOSUID | NOEXEC, recursive=False),
+            # Read-only is about the node's mode, owner and times: writing to a device is not writing to its file system.
+            host_op(f"/dev/{node}", p.SLOT_TEMP, RDONLY | NOSUID | NOEXEC, recursive=False),
             _attach_ours(p.SLOT_TEMP, f"{_show(target)}/{node}", node.encode(), base=p.SLOT_DEV, make=p.MKFILE),
         ]
     for link_to, name in (*_LINKS, ("pts/ptmx", "ptmx")):

@@ -326,7 +326,8 @@ def _holder_plan(
     """
     from .kernel.probe import has_capability
     from .namespaces import Namespaces
-    from .plan import CLONE_FLAGS, Code, Mode, Op, Plan, Stage
+    from .kernel.calls import CLONE_FLAGS
+    from .plan import Code, Mode, Op, Plan, Stage
 
     plan = Plan(Mode.HOLD)
     if user is not None and not _is_current(user):

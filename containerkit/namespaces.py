@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 
 from .errors import InvalidValue
-from .plan import CLONE_FLAGS, Code, Op, Plan, Stage
+from .kernel.calls import CLONE_FLAGS
+from .plan import Code, Op, Plan, Stage
 from .value import Value
 
 if TYPE_CHECKING:

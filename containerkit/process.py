@@ -416,6 +416,8 @@ class _Streams:
         if stream == PIPE:
             read, write = os.pipe2(os.O_CLOEXEC)
             theirs, self.ours[index] = (read, write) if index == 0 else (write, read)
+            # A program may open /dev/stdout by name, and its ids are not those that the pipe belongs to.
+            os.fchmod(theirs, 0o666)
             self._close.append(theirs)
             return theirs
         if stream == STDOUT:

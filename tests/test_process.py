@@ -200,7 +200,7 @@ def test_the_context_manager_ends_the_whole_tree(start: str) -> None:
 def test_the_naive_twin_leaves_the_tree_behind() -> None:
     """So the three tests above can fail."""
     script = TREE.format(last="sleep 60").replace("exec sleep 60", "exec sleep 0.5")
-    with subprocess.Popen(["sh", "-c", script], stdout=PIPE) as process:
+    with subprocess.Popen(["sh", "-c", script], stdout=PIPE, start_new_session=True) as process:
         assert read_lines(process, 3) == {b"orphan", b"stubborn", b"child"}
         process.kill()
         process.wait()
@@ -344,8 +344,6 @@ def test_its_descriptor_can_be_read_when_it_has_ended(options: dict[str, Any]) -
 
 def test_the_timeline_ends_with_the_end_of_the_program(options: dict[str, Any]) -> None:
     with Process(["sleep", "0.05"], **options) as process:
-        assert process.timeline[-1].what != "exited"
+        before = process.timeline[-1].end
         process.wait(10)
-        last = process.timeline[-1]
-    assert (last.who, last.what) == ("caller", "exited")
-    assert last.duration > 50_000_000 - 10_000_000  # its end was seen this long after the start
+        assert process.timeline[-1].end - before > 40_000_000

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from starts import ISOLATED, STARTS, host_said
+from starts import ISOLATED, STARTS, host, host_said
 
 from containerkit import DEVNULL, PIPE, STDOUT, Limits, Outcome, Process, run
 from containerkit.errors import InvalidValue, TimeoutExpired
@@ -60,9 +60,9 @@ def test_a_stream_can_be_a_file_or_its_number(options: dict[str, Any], tmp_path:
             assert process.wait(10) == 3
             assert (process.stdin, process.stdout, process.stderr) == (None, None, None)
         assert not out.closed
-        err.write("still ours")
+        err.write("and ours")
     assert (tmp_path / "out").read_text() == "out\nfrom a file"
-    assert (tmp_path / "err").read_text() == "still ours"  # one file offset for both of us
+    assert (tmp_path / "err").read_text() == "err\nand ours"
 
 
 def test_one_descriptor_can_be_all_three(options: dict[str, Any], tmp_path: Path) -> None:
@@ -87,7 +87,8 @@ def test_streams_may_change_places() -> None:
             with Process(["sh", "-c", "echo out; echo err >&2"], stdout=2, stderr=1, **options) as process:
                 process.wait(10)
     """
-    assert host_said(code, stderr=subprocess.DEVNULL) == ["err"] * 3
+    with host(code) as program:
+        assert program.communicate(timeout=20) == ("err\n" * 3, "out\n" * 3)
 
 
 def test_a_stream_that_the_host_has_closed_is_empty() -> None:
@@ -134,6 +135,12 @@ def test_a_descriptor_that_is_not_open_is_refused(number: int) -> None:
 def test_only_stderr_can_follow_stdout(stream: str) -> None:
     with pytest.raises(InvalidValue, match="STDOUT is only for stderr"):
         Process(["true"], **{stream: STDOUT})
+
+
+def test_a_program_can_open_its_streams_by_name(options: dict[str, Any]) -> None:
+    script = "cat /dev/stdin > /dev/stdout; echo err > /dev/stderr"
+    with Process(["sh", "-c", script], stdin=PIPE, stdout=PIPE, stderr=PIPE, **options) as process:
+        assert process.communicate(b"in", timeout=10) == (b"in", b"err\n")
 
 
 def test_output_ends_when_the_program_closes_it_although_pid_1_waits(options: dict[str, Any]) -> None:
@@ -288,8 +295,9 @@ def test_communicate_ends_although_an_orphan_would_hold_the_pipe() -> None:
     with Process(["sh", "-c", script], stdout=PIPE, **ISOLATED) as process:
         assert process.communicate(timeout=10) == (b"done\n", None)
     assert time.monotonic() - begin < 0.6
-    with subprocess.Popen(["sh", "-c", script], stdout=PIPE) as twin, pytest.raises(subprocess.TimeoutExpired):
-        twin.communicate(timeout=0.3)
+    with subprocess.Popen(["sh", "-c", script], stdout=PIPE, start_new_session=True) as twin:
+        with pytest.raises(subprocess.TimeoutExpired):
+            twin.communicate(timeout=0.3)
 
 
 def test_a_thread_can_read_while_another_waits(options: dict[str, Any]) -> None:

@@ -63,7 +63,7 @@ enum ck_op_code {
     CK_OP_MASK,       /* cover paths below base; slot = our tmpfs with an empty `dir` and `file`; strings: paths */
     CK_OP_READONLY,   /* make paths below base read-only; strings: paths */
     CK_OP_PIVOT,      /* make slot the root directory and detach the old one */
-    CK_OP_PRIVATE,    /* no mount event travels between this mount namespace and any other */
+    CK_OP_PRIVATE,    /* no mount event leaves this mount namespace; a = MS_SLAVE: some may come in; 0: none */
     CK_OP_UNSHARE,    /* a = CLONE_NEW* flags; string (optional): timens_offsets */
     CK_OP_LOOPBACK,   /* bring `lo` up */
     CK_OP_HOSTNAME,   /* string */

@@ -215,14 +215,17 @@ fail:;
     return r;
 }
 
-/* Into a file system that we have just made and that nobody else can reach: one plain name, made and used. */
+/* Into a file system that we have just made and that nobody else can reach: one plain name, made and used. What is there
+ * already is ours, too: the second of two mounts on one name covers the first. */
 static int attach_ours(const struct ck_op *op)
 {
     int base = slot_fd(op->base);
     const char *name = op_str(op, 0, 0);
     long r = op->flags & CK_F_MKFILE ? sys(mknodat, base, name, 0100000 | op->a, 0)
              : op->flags & CK_F_MKDIR ? sys(mkdirat, base, name, op->a) : 0;
-    return r < 0 ? (int)r : (int)sys(move_mount, slot_fd(op->slot), "", base, name, MOVE_MOUNT_F_EMPTY_PATH);
+    if (r < 0 && r != -EEXIST)
+        return (int)r;
+    return (int)sys(move_mount, slot_fd(op->slot), "", base, name, MOVE_MOUNT_F_EMPTY_PATH);
 }
 
 int op_attach(const struct ck_op *op)
@@ -395,8 +398,7 @@ int op_readonly(const struct ck_op *op)
 
 int op_private(const struct ck_op *op)
 {
-    (void)op;
-    return (int)sys(mount, 0, "/", 0, MS_REC_ | MS_PRIVATE_, 0);
+    return (int)sys(mount, 0, "/", 0, MS_REC_ | (op->a ? op->a : MS_PRIVATE_), 0);
 }
 
 /* pivot_root(".", ".") stacks the old root on the new one (pivot_root(2), NOTES), and on the old root lies the workbench:
