@@ -30,7 +30,7 @@ class State(StrEnum):
 
 @attrs.frozen
 class Check:
-    """One finding of :func:`doctor`.
+    """One finding of :func:`containerkit.doctor`.
 
     Attributes:
         name: short and stable, for :meth:`Report.require`.
@@ -53,7 +53,7 @@ class Check:
 
 @attrs.frozen
 class Report:
-    """What :func:`doctor` found, for one user on one machine. ``print`` shows it as a table."""
+    """What :func:`containerkit.doctor` found, for one user on one machine. ``print`` shows it as a table."""
 
     user: str
     kernel: str

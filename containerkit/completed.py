@@ -17,11 +17,11 @@ __all__ = ["Completed", "Outcome", "Usage"]
 class Outcome(StrEnum):
     """Why a run ended."""
 
-    EXITED = "exited"  # by itself; ``returncode`` says how
-    SIGNALED = "signaled"  # by a signal, not one of ours
-    TIMEOUT = "timeout"  # it took longer than ``timeout`` and was ended
-    CPU_LIMIT = "cpu_limit"  # the tree used ``limits.cpu_seconds`` of processor time and was killed
-    OUTPUT_LIMIT = "output_limit"  # it wrote more than ``limits.output_max``; the middle was cut, or it was killed
+    EXITED = "exited"  #: by itself; ``returncode`` says how
+    SIGNALED = "signaled"  #: by a signal, not one of ours
+    TIMEOUT = "timeout"  #: it took longer than ``timeout`` and was ended
+    CPU_LIMIT = "cpu_limit"  #: the tree used ``limits.cpu_seconds`` of processor time and was killed
+    OUTPUT_LIMIT = "output_limit"  #: it wrote more than ``limits.output_max``; the middle was cut, or it was killed
 
 
 class Usage(NamedTuple):
@@ -32,7 +32,7 @@ class Usage(NamedTuple):
     user_seconds: float
     system_seconds: float
     memory_peak: int
-    """Bytes: the largest resident set that one of the processes had (ru_maxrss, getrusage(2))."""
+    """The largest resident set, in bytes, that one of the processes had (ru_maxrss, getrusage(2))."""
     minor_faults: int
     major_faults: int
     blocks_in: int
@@ -45,10 +45,14 @@ class Completed(Generic[AnyStr]):
     """The result of ``run()``, shaped like subprocess.CompletedProcess and saying more.
 
     Attributes:
-        args, returncode, stdout, stderr: as in subprocess; ``returncode`` is minus the signal's number when killed.
+        args: what was run.
+        returncode: the exit status, or minus the number of the signal that killed it.
+        stdout: what it wrote, text or bytes; None when it was not captured.
+        stderr: likewise.
         outcome: an :class:`Outcome`.
         usage: a :class:`Usage`.
-        stdout_cut, stderr_cut: bytes missing from the middle of each.
+        stdout_cut: how many bytes are missing from the middle of stdout.
+        stderr_cut: likewise.
     """
 
     __slots__ = ("_record", "args", "outcome", "returncode", "stderr", "stderr_cut", "stdout", "stdout_cut", "usage")

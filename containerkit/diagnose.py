@@ -15,7 +15,7 @@ from . import errors
 from .errors import ProgramNotExecutable, ProgramNotFound, SpawnError
 from .plan import DETACHED, IDMAP, Code, Op
 
-__all__ = ["died_silently", "helper_failed", "spawn_error", "start_timeout"]
+__all__ = ["died_silently", "helper_failed", "overlay_hint", "spawn_error", "start_timeout"]
 
 _E = errno
 
@@ -231,7 +231,7 @@ def _fs(op: Op, err: int, path: bytes | None, detail: bytes) -> str | None:
     said = "; ".join(line[2:].decode(errors="backslashreplace") for line in detail.splitlines() if line[1:2] == b" ")
     kind = op.strings[0]
     if kind == b"overlay":
-        return _overlay(err, said)
+        return overlay_hint(err, said)
     if err == _E.EPERM and kind in (b"proc", b"sysfs"):
         return (
             f"a new {kind.decode()} is refused when the one that is visible here has other mounts over parts of it, "
@@ -243,7 +243,8 @@ def _fs(op: Op, err: int, path: bytes | None, detail: bytes) -> str | None:
     return f"the file system said: {said}" if said else None
 
 
-def _overlay(err: int, said: str) -> str | None:
+def overlay_hint(err: int, said: str) -> str | None:
+    """Why overlayfs refused to be mounted: it tells most of its reasons to the kernel's log alone."""
     suffix = f" (it said: {said})" if said else ""
     if err == _E.EINVAL:
         return (

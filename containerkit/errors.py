@@ -100,7 +100,8 @@ class SyscallError(_KernelError):
 
     Attributes:
         syscall: its name, as in section 2 of the manual.
-        errno, strerror: the answer.
+        errno: the answer.
+        strerror: the answer in words.
         filename: the object it was about, if it has a name.
         hint: what to do about it, or None.
     """
@@ -136,7 +137,8 @@ class SpawnError(_KernelError):
     Attributes:
         step: what was being done, in words (the line of :meth:`Process.explain` that failed).
         syscall: the system call that failed, or None.
-        errno, strerror: the kernel's answer.
+        errno: the kernel's answer.
+        strerror: the answer in words.
         path: the file, directory or mount point it was about, or None.
         hint: what to do about it, or None.
     """

@@ -198,7 +198,7 @@ class IdRange(Fd):
         global _next
         if not owns_all_ids():
             raise Unsupported(
-                "this process is in a user namespace itself and has no id ranges to give: use IdMap.single()"
+                "only root outside any user namespace has ranges of ids to give: use IdMap.single() or subordinate()"
             )
         fd = _open_lock_file()
         try:

@@ -12,18 +12,22 @@ import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from . import plan as p
 from .errors import InvalidValue, Unsupported
 from .idmap import IdMap, IdRange, owns_all_ids
 from .kernel import calls
 from .kernel.calls import StrPath
-from .mounts import Bind, Build, Dev, Mount, Proc, Sysfs, inside_path
+from .mounts import Bind, Build, Dev, File, Mount, Proc, Sysfs, inside_path
 from .namespaces import Namespaces
+from .overlayfs import DISK_DIRECTORIES, OverlayFS
 from .plan import Code, Mode, Op, Plan, Stage
 from .rootfs import HOST, Root, compile_root
 from .security import Security
+
+if TYPE_CHECKING:
+    from .kernel.tree import TemporaryTree
 
 __all__ = ["DEFAULT_PATH", "Launch", "compile_launch"]
 
@@ -135,11 +139,28 @@ class Launch:
         return None
 
 
+    def make_directory(self) -> TemporaryTree | None:
+        """The directory of an ephemeral layer on disk; the process then owns it."""
+        if not (isinstance(self.root, OverlayFS) and self.root.needs_directory):
+            return None
+        if isinstance(self.idmap, IdMap) and self.idmap.tool and not owns_all_ids():
+            raise Unsupported(
+                "ephemeral='disk' with IdMap.subordinate(): what its ids leave on disk, this user cannot delete; use "
+                "ephemeral='tmpfs', or give upper= and work="
+            )
+        from .kernel.tree import TemporaryTree
+
+        return TemporaryTree(*DISK_DIRECTORIES)
+
+
 _HOST_NAMESPACES = Namespaces()
 
 
-def compile_launch(launch: Launch, ids: IdRange | None) -> Plan:
-    """The plan of a launch. ``ids`` is what allocate_ids() gave. The caller closes the plan when the start is over."""
+def compile_launch(launch: Launch, ids: IdRange | None, directory: TemporaryTree | None = None) -> Plan:
+    """The plan of a launch. ``ids`` is what allocate_ids() gave, ``directory`` what make_directory() gave.
+
+    The caller closes the plan when the start is over.
+    """
     ns = launch.namespaces
     mode = Mode.HOLD if launch.hold else Mode.INIT if launch.init else Mode.EXEC
     plan = Plan(mode, ns.clone_flags())
@@ -171,7 +192,7 @@ def compile_launch(launch: Launch, ids: IdRange | None) -> Plan:
         _identity(plan, launch, idmap)
         if ns.new("mnt"):
             plan.add(_SLAVE if launch.join or (not outside and any(map(_is_slave, launch.mounts))) else _PRIVATE)
-        _compile_mounts(build, launch)
+        _compile_mounts(build, launch, directory)
         _after_root(plan, launch)
         _credentials(plan, launch, idmap)
         if not launch.hold:
@@ -188,6 +209,9 @@ _SLAVE = Op(Code.PRIVATE, Stage.EARLY, "let no mount event leave this mount name
 _BECOME = Op(Code.BECOME, Stage.INSIDE, "become id 0 of the user namespace, without groups")
 _BECOME_NO_GROUPS = Op(Code.BECOME, Stage.INSIDE, "become id 0 of the user namespace", flags=p.NO_GROUPS)
 _BECOME_JOINED = Op(Code.BECOME, Stage.INSIDE, "become id 0 of the user namespace", flags=p.OPTIONAL)
+
+
+_PAGE = 65536  # of the largest size that the supported machines use
 
 
 def _is_slave(mount: Mount) -> bool:
@@ -247,18 +271,24 @@ def joins_user(launch: Launch) -> bool:
     return bool(launch.join) or not isinstance(launch.namespaces.user, str)
 
 
-def _compile_mounts(build: Build, launch: Launch) -> None:
+def _compile_mounts(build: Build, launch: Launch, directory: TemporaryTree | None) -> None:
     if launch.proc is not None:
         launch.proc.compile_over(build)
     if launch.root is None and not launch.mounts:
         return
     ns = launch.namespaces
-    read_only = compile_root(build, launch.root, userxattr=not ns_is_host(ns.user), net_host=ns.net == "host")
+    root = launch.root
+    if directory is not None and isinstance(root, OverlayFS):
+        root = root.on_disk(directory)
+    room = sum(len(mount.content) + _PAGE for mount in launch.mounts if isinstance(mount, File))
+    read_only = compile_root(
+        build, root, userxattr=not ns_is_host(ns.user), net_host=ns.net == "host", room=room
+    )
     for mount in launch.mounts:
         if isinstance(mount, Sysfs):
-            mount.compile(build, own_net=ns.net != "host")
+            mount.compile(build, own_net=ns.new("net"))
         elif isinstance(mount, Dev):
-            mount.compile(build, own_ipc=ns.ipc != "host")
+            mount.compile(build, own_ipc=ns.new("ipc"))
         else:
             mount.compile(build)
     if read_only:

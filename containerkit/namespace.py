@@ -402,7 +402,7 @@ def _pin_hint(number: int, kind: str) -> str | None:
 
 
 class NamespaceInfo(NamedTuple):
-    """One namespace of the machine, as :func:`list_namespaces` saw it.
+    """One namespace of the machine, as :func:`containerkit.list_namespaces` saw it.
 
     ``processes`` is how many are in it, ``pid`` the lowest of them and ``command`` its name (0 and "" when
     none is). ``owner`` and ``parent`` are inodes of user, or pid, namespaces; None: there is none that the

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import attrs
 
 from . import plan as p
-from .errors import InvalidValue, Unsupported
+from .errors import InvalidValue, SyscallError, Unsupported, syscall_error
 from .kernel import calls
 from .kernel.calls import StrPath
 from .mounts import NODEV, NOSUID, RDONLY, Build, MountTree, keep, make_fs
@@ -17,9 +17,13 @@ from .plan import Code, Op, Stage
 from .units import size as parse_size
 from .value import Value
 
+if TYPE_CHECKING:
+    from .kernel.tree import TemporaryTree
+
 __all__ = ["OverlayFS"]
 
 _VALUE_MAX = 255  # what fsconfig(2) takes as one string
+DISK_DIRECTORIES = ("upper", "work")
 _LAYERS_MAX = 500  # OVL_MAX_STACK, fs/overlayfs/params.h
 
 
@@ -41,7 +45,8 @@ class OverlayFS(Value):
     ``lower`` are directories or :class:`MountTree` handles, the topmost first; they are never written. Changes go to
     ``upper``, a directory of the caller's on a file system that supports xattrs, with ``work`` an empty directory on
     the same one; or, by default, to an ephemeral upper that ends with the sandbox: on ``"tmpfs"``, bounded by ``size``
-    bytes and ``inodes`` and charged to the sandbox's memory, or on ``"disk"`` in a temporary directory. ``read_only``
+    bytes and ``inodes`` and charged to the sandbox's memory, or on ``"disk"`` in a temporary directory below
+    ``$TMPDIR``, which has no bound but the disk's and is deleted when the sandbox has ended. ``read_only``
     makes the result read-only once the mount points in it are made. ``volatile`` never syncs: quick, and lost with the
     machine; it is always so for an ephemeral upper (Linux 5.10).
 
@@ -68,8 +73,20 @@ class OverlayFS(Value):
         if value not in ("tmpfs", "disk"):
             raise InvalidValue(f"ephemeral={value!r} must be 'tmpfs' or 'disk'")
 
+    @property
+    def needs_directory(self) -> bool:
+        """Whether a start has to make a directory for its upper layer."""
+        return self.ephemeral == "disk" and self.upper is None
+
+    def on_disk(self, directory: TemporaryTree) -> OverlayFS:
+        """The same, with its ephemeral layer in this directory."""
+        upper, work = (os.path.join(directory.path, name) for name in DISK_DIRECTORIES)
+        return attrs.evolve(self, upper=upper, work=work, volatile=True)
+
     def compile_root(self, build: Build, *, userxattr: bool) -> None:
         """Add the operations that make it, on the workbench, as the root."""
+        if self.needs_directory:
+            raise InvalidValue("an ephemeral layer on disk needs its directory: on_disk()")
         names = _lower_names(self, build)
         if self.upper is None:
             build.plan.add(*_EPHEMERAL_DIRS)
@@ -85,6 +102,12 @@ class OverlayFS(Value):
         parent = os.path.commonpath([upper, work])
         if parent in (upper, work):
             raise InvalidValue(f"upper {self.upper!r} and work {self.work!r} must not contain each other")
+        # What is mounted on one of them would not be in the clone: changes would go to what it covers.
+        if len({calls.mount_id(path) for path in (parent, upper, work)}) > 1:
+            raise InvalidValue(
+                f"upper {self.upper!r} and work {self.work!r} must be in one mount: nothing may be mounted on either, or "
+                f"between it and {os.fsdecode(parent)!r}"
+            )
         slot = build.plan.slot()
         build.tree(parent, slot, f"take {os.fsdecode(parent)} for the upper layer", attr=NOSUID | NODEV, flags=p.IDMAP)
         build.plan.add(_place("x", slot))
@@ -149,11 +172,20 @@ def _mount(options: list[tuple[str, bytes | int]], *, volatile: bool, attrs: int
         for key, value in options:
             if isinstance(value, int):
                 calls.fsconfig_fd(fs, key, value)
-            else:
+                continue
+            try:
                 calls.fsconfig_string(fs, key, value)
+            except SyscallError as error:
+                raise syscall_error(error.errno or 0, "fsconfig", os.fsdecode(value), f"overlayfs, {key}") from None
         if volatile and any(key == "upperdir" for key, _ in options):
             calls.fsconfig_flag(fs, "volatile")
-        calls.fsconfig_create(fs, "overlay")
+        try:
+            calls.fsconfig_create(fs, "overlay")
+        except SyscallError as error:
+            from .diagnose import overlay_hint
+
+            hint = overlay_hint(error.errno or 0, error.hint or "")
+            raise syscall_error(error.errno or 0, "fsconfig", "overlay", hint) from None
         return calls.fsmount(fs, attrs)
     finally:
         os.close(fs)

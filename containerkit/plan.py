@@ -82,6 +82,7 @@ class Code:
     CHDIR = 33
     EXEC = 34
     NAMESPACES = 35
+    SECCOMP = 36
 
 
 RECURSIVE = 1 << 0

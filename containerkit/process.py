@@ -18,6 +18,7 @@ from .launch import Arg, HasFileno, Launch, check_stream, compile_launch, has_de
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from .kernel.tree import TemporaryTree
     from .options import LaunchOptions
     from .plan import Op
     from .timeline import Timeline
@@ -119,10 +120,11 @@ class Process:
             deadline = time.monotonic() + start_timeout
             while not starting.advance(max(0, int((deadline - time.monotonic()) * 1000))):
                 pass
+            self._adopt(starting)
         except BaseException:
             self._give_up(starting)
+            self.close()
             raise
-        self._adopt(starting)
 
     def _open(self, launch: Launch, stdin: Stream, stdout: Stream, stderr: Stream) -> spawn.Starting:
         """Everything up to the running helper. The caller then drives it, and ends with _adopt or _give_up."""
@@ -132,6 +134,7 @@ class Process:
         self._lock = allocate_lock()
         self._exit: spawn.Exit | None = None
         self._ids: IdRange | None = None
+        self._directory: TemporaryTree | None = None
         self._started = spawn.Started()  # nothing yet: as when it is closed
         self._pid = 0
         self.stdin = self.stdout = self.stderr = None
@@ -141,7 +144,8 @@ class Process:
         try:
             self._ids = launch.allocate_ids()
             streams.open(stdin, stdout, stderr, host_tty=bool(launch.tty) and not has_dev(launch))
-            plan = compile_launch(launch, self._ids)
+            self._directory = launch.make_directory()
+            plan = compile_launch(launch, self._ids, self._directory)
             try:
                 self._ops = plan.ops
                 self._marks = [("called", begin), ("compiled", time.monotonic_ns())]
@@ -157,12 +161,17 @@ class Process:
             starting.abandon()
         self._streams.close_theirs()
         self._streams.close_ours()
-        if self._ids is not None:
-            self._ids.close()
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """What was taken for the life of the process. Idempotent."""
+        for taken in (self._ids, self._directory):
+            if taken is not None:
+                taken.close()
 
     def _adopt(self, starting: spawn.Starting) -> None:
         """The program runs: the handles are this object's from here on."""
-        self._started = started = starting.started
+        self._started = started = starting.hand_over()
         self._streams.close_theirs()
         if self._streams.terminal >= 0:
             started.pty, self._streams.terminal = self._streams.terminal, -1
@@ -216,7 +225,8 @@ class Process:
     def _record(self) -> Record:
         started = self._started
         assert started is not None  # noqa: S101  _adopt has set it
-        end = [("exited", self._exit.time_ns)] if self._exit is not None else []
+        # It may have ended before we heard that it had started.
+        end = [("exited", max(self._exit.time_ns, self._marks[-1][1]))] if self._exit is not None else []
         return self._ops, started.times, started.t0, [*self._marks, *end]
 
     @property
@@ -270,8 +280,7 @@ class Process:
         with self._lock:
             if self._exit is None:
                 self._exit = self._collect(started, has_init)
-                if self._ids is not None:
-                    self._ids.close()
+                self._give_back()
         return self._exit
 
     def _collect(self, started: spawn.Started, has_init: bool) -> spawn.Exit:
@@ -315,8 +324,7 @@ class Process:
                 with suppress(OSError):  # the buffered rest of stdin has nowhere to go
                     stream.close()
         self._streams.close_ours()
-        if self._ids is not None:
-            self._ids.close()
+        self._give_back()
         started.close()
 
     def __enter__(self) -> Self:
@@ -329,14 +337,15 @@ class Process:
         started = getattr(self, "_started", None)
         if started is None or started.first < 0:
             return
-        # A forked copy of this object owns nothing: the process belongs to the one that started it.
-        if self._exit is None and self._maker == os.getpid():
-            import warnings
+        try:
+            # A forked copy of this object owns nothing: the process belongs to the one that started it.
+            if self._exit is None and self._maker == os.getpid():
+                import warnings
 
-            warnings.warn(
-                f"{self!r} was never waited for or closed; it is killed", ResourceWarning, source=self, stacklevel=2
-            )
-        self.close()
+                what = f"{self!r} was never waited for or closed; it is killed"
+                warnings.warn(what, ResourceWarning, source=self, stacklevel=2)
+        finally:
+            self.close()
 
     def __reduce__(self) -> Any:
         raise TypeError("cannot pickle or copy a Process: one handle owns it")
@@ -351,15 +360,18 @@ class Process:
 
 def explain_launch(launch: Launch) -> str:
     ids = launch.allocate_ids()
+    directory = None
     try:
-        plan = compile_launch(launch, ids)
+        directory = launch.make_directory()
+        plan = compile_launch(launch, ids, directory)
         try:
             return plan.explain()
         finally:
             plan.close()
     finally:
-        if ids is not None:
-            ids.close()
+        for taken in (ids, directory):
+            if taken is not None:
+                taken.close()
 
 
 def returncode(status: int) -> int:

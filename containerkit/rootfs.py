@@ -45,14 +45,18 @@ _ETC = (
 )  # fmt: skip
 
 
-def compile_root(build: Build, root: Root | None, *, userxattr: bool, net_host: bool) -> bool:
-    """Add the operations that make ``root`` on the workbench. Returns whether it is to be read-only in the end."""
+def compile_root(build: Build, root: Root | None, *, userxattr: bool, net_host: bool, room: int) -> bool:
+    """Add the operations that make ``root`` on the workbench, which gets ``room`` bytes for files of ours.
+
+    Returns whether the root is to be read-only in the end.
+    """
+    room = (room | 0xFFFFF) + 1
     if isinstance(root, OverlayFS):
         ephemeral = root.upper is None
-        build.plan.add(*_scratch(root.size if ephemeral else 1 << 20, root.inodes if ephemeral else 1024))
+        build.plan.add(*_scratch(room + root.size if ephemeral else room, root.inodes if ephemeral else 4096))
         root.compile_root(build, userxattr=userxattr)
         return root.read_only
-    build.plan.add(*_scratch(16 << 20, 4096))
+    build.plan.add(*_scratch(room, 4096))
     if isinstance(root, HostDirectories):
         build.plan.add(*_host_ops(net_host))
         return True

@@ -276,11 +276,12 @@ class Conversation:
 
     def _read_all(self) -> None:
         while self.open:
-            ready = spawn.poll(self.open, self.left_seconds())
+            left = self.left_seconds()
+            ready = spawn.poll(self.open, left)
             for index, fd in enumerate(list(self.open)):
                 if ready >> index & 1:
                     self.read(fd)
-            if not ready:
+            if not ready or left == 0:  # also while there is always something to read
                 self.expire()
 
     def _talk(self) -> None:

@@ -23,10 +23,12 @@ __all__ = ["Exit", "Started", "Starting", "start"]
 _MESSAGE = struct.Struct("=IIiiiiiIIIQQQQQQQQQQQ")
 _CLONED, _FAILED, _STARTED, _HOPPED, _EXITED = 1, 2, 3, 4, 5
 _BUFFER = _MESSAGE.size + 4096 * 8
+_NO_FDS = [-1] * 16
 _NOT_AN_OPERATION = 0xFFFFFFFF
 _WNOHANG, _WEXITED = 1, 4
 _EINTR, _ETIMEDOUT, _ECHILD, _EAGAIN = 4, 110, 10, 11
 _SIGKILL = 9
+_GIVE_UP = 64  # plan.h
 
 REASON_EXIT, REASON_CPU_LIMIT = 0, 1
 
@@ -116,22 +118,28 @@ def start(plan: Plan, stdio: tuple[int, int, int], timeout: float = 30.0) -> Sta
     except BaseException:
         starting.abandon()
         raise
-    return starting.started
+    return starting.hand_over()
 
 
 class Starting:
     """A start under way: the helper runs, its messages come in on ``fileno()``.
 
     ``advance()`` takes the next message and says whether the program runs now; :func:`start` calls it until it does,
-    the asyncio twin when its loop sees the descriptor readable. Whoever gives up, for whatever reason, calls
-    ``abandon()``.
+    the asyncio twin when its loop sees the descriptor readable. Then ``hand_over()`` gives the handles away. Whoever
+    gives up, for whatever reason, calls ``abandon()``.
+
+    A signal handler may raise after any call (KeyboardInterrupt does). So what a message brought lies here, and not in
+    a local variable, until it has its place, and an object that nobody was left to abandon abandons itself.
     """
 
     def __init__(self, plan: Plan, stdio: tuple[int, int, int]) -> None:
         self._plan = plan
         self._running = False
         self._helper = ffi.new("int *", -1)
+        self._buffer = bytearray(_BUFFER)
+        self._fds = ffi.new("int[16]", _NO_FDS)
         self.started = Started()
+        self._maker = os.getpid()
         marks = self.started.marks
         marks.append(("begin", time.monotonic_ns()))
         content = plan.to_bytes()
@@ -149,6 +157,7 @@ class Starting:
                 raise _diagnose().helper_failed(-result)
             marks.append(("helper", time.monotonic_ns()))
         except BaseException:
+            self.started.status = pair[0]
             self.abandon()
             raise
         finally:
@@ -161,11 +170,7 @@ class Starting:
 
     def advance(self, timeout_ms: int) -> bool:
         """Wait for a message and take it. True when the program runs: STARTED, and in Mode.EXEC then its exec."""
-        buffer = bytearray(_BUFFER)
-        fds = ffi.new("int[16]")
-        count = ffi.new("int *", 16)
-        view = ffi.from_buffer("char[]", buffer, require_writable=True)
-        size = lib.ck_recv(self.started.status, view, _BUFFER, fds, count, timeout_ms)
+        size = self._receive(timeout_ms)
         if size in (-_EINTR, -_EAGAIN):
             return False  # a signal: its Python handler has run by now, or raised
         if size == -_ETIMEDOUT:
@@ -175,17 +180,23 @@ class Starting:
         if size == 0 and not self._running:
             raise _diagnose().died_silently(self.started.first)
         if size:
-            self._take(buffer, [fds[i] for i in range(count[0])])
+            self._take()
         if size and (not self._running or self._plan.mode is Mode.EXEC):
             return False
         self.started.marks.append(("started", time.monotonic_ns()))
         self._reap_helpers()
         return True
 
-    def _take(self, buffer: bytearray, fds: list[int]) -> None:
-        started = self.started
-        kind, op, err, sysno, arg, pid, _, _, detail_len, _, t0 = _MESSAGE.unpack_from(buffer)[:11]
-        detail = bytes(memoryview(buffer)[_MESSAGE.size : _MESSAGE.size + detail_len])
+    def _receive(self, timeout_ms: int) -> int:
+        count = ffi.new("int *", len(_NO_FDS))
+        view = ffi.from_buffer("char[]", self._buffer, require_writable=True)
+        return int(lib.ck_recv(self.started.status, view, _BUFFER, self._fds, count, timeout_ms))
+
+    def _take(self) -> None:
+        """Give what a message brought its place. Doing so twice changes nothing."""
+        started, fds = self.started, [fd for fd in self._fds if fd >= 0]
+        kind, op, err, sysno, arg, pid, _, _, detail_len, _, t0 = _MESSAGE.unpack_from(self._buffer)[:11]
+        detail = bytes(memoryview(self._buffer)[_MESSAGE.size : _MESSAGE.size + detail_len])
         if kind == _CLONED:
             started.first, started.first_pid = fds[0], pid
         elif kind == _HOPPED:
@@ -201,12 +212,22 @@ class Starting:
         elif kind == _FAILED:
             ops = self._plan.ops
             raise _diagnose().spawn_error(ops[op] if op != _NOT_AN_OPERATION else None, err, sysno, arg, detail)
+        self._fds[0 : len(_NO_FDS)] = _NO_FDS
+
+    def hand_over(self) -> Started:
+        """The handles, which are the caller's from here on."""
+        started, self.started = self.started, Started()
+        return started
 
     def _reap_helpers(self) -> None:
-        for pidfd in (self._helper[0], self.started.hopped):
-            if pidfd >= 0:
-                _reap(pidfd)
-        self._helper[0] = self.started.hopped = -1
+        if (pidfd := self._helper[0]) >= 0:
+            _reap(pidfd)
+            self._helper[0] = -1
+            os.close(pidfd)
+        if (pidfd := self.started.hopped) >= 0:
+            _reap(pidfd)
+            self.started.hopped = -1
+            os.close(pidfd)
 
     def abandon(self) -> None:
         """A start that failed or was interrupted: nothing of it stays. Idempotent.
@@ -215,13 +236,27 @@ class Starting:
         "go" socket and exits by itself.
         """
         started = self.started
-        for pidfd in (self._helper[0], started.hopped, started.first):
-            if pidfd >= 0:
-                kill(pidfd, _SIGKILL)
-        self._reap_helpers()
+        if self._fds[0] >= 0:
+            self._take()
+        self._end_helpers()
+        while started.status >= 0 and self._receive(0) > 0:  # what they said before they ended
+            if self._fds[0] >= 0:
+                self._take()
+            self._end_helpers()
         if started.first >= 0:
+            kill(started.first, _SIGKILL)
             wait_status(started.first)
         started.close()
+
+    def _end_helpers(self) -> None:
+        for pidfd in (self._helper[0], self.started.hopped):
+            if pidfd >= 0:
+                kill(pidfd, _GIVE_UP)
+        self._reap_helpers()
+
+    def __del__(self) -> None:
+        if getattr(self, "_maker", None) == os.getpid():
+            self.abandon()
 
 
 def _write_all(fd: int, content: bytes) -> None:
@@ -234,7 +269,6 @@ def _reap(pidfd: int) -> None:
     status = ffi.new("int *")
     while lib.ck_waitid(pidfd, _WEXITED, status, ffi.NULL) == -_EINTR:
         pass
-    os.close(pidfd)
 
 
 def kill(pidfd: int, signum: int) -> bool:

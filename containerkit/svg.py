@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .timeline import Event, Timeline
 
 _COLOURS = {"caller": "#8d99ae", "helper": "#e09f3e", "first process": "#335c67", "program": "#9e2a2b"}
-_ROW, _LABEL, _TOP = 18, 440, 60
+_ROW, _LABEL, _TOP, _CHARACTERS = 18, 430, 60, 66
 
 
 def waterfall(timeline: Timeline, events: Sequence[Event], width: int) -> str:
@@ -56,11 +56,16 @@ def _grid(scale: int, plot: int, height: int) -> list[str]:
 def _row(index: int, event: Event, scale: int, plot: int) -> str:
     who, what, start, end = event
     y = _TOP + _ROW * index
-    left, right = (min(at, scale) * plot / scale for at in (start, end))
-    x, w = _LABEL + left, max(right - left, 1.5)
-    label = what if len(what) <= 68 else what[:65] + "..."
+    label = what if len(what) <= _CHARACTERS else what[: _CHARACTERS - 3] + "..."
+    took = f"{(end - start) / 1000:.0f}"
+    if start >= scale:  # the program's own time has no place on the scale of its start
+        x, w = float(_LABEL + plot), 0.0
+        bar = f'<path d="M{x:.1f} {y + 2}l10 {_ROW / 2 - 2:.1f}l-10 {_ROW / 2 - 2:.1f}z" fill="{_COLOURS[who]}"/>'
+        took = f"&#160;&#160;{took}"
+    else:
+        x, w = _LABEL + start * plot / scale, max((min(end, scale) - start) * plot / scale, 1.5)
+        bar = f'<rect x="{x:.1f}" y="{y + 2}" width="{w:.1f}" height="{_ROW - 5}" rx="2" fill="{_COLOURS[who]}"/>'
     return (
-        f'<text x="{_LABEL - 8}" y="{y + 12}" text-anchor="end">{escape(label)}</text>'
-        f'<rect x="{x:.1f}" y="{y + 2}" width="{w:.1f}" height="{_ROW - 5}" rx="2" fill="{_COLOURS[who]}"/>'
-        f'<text x="{x + w + 4:.1f}" y="{y + 12}" fill="#555">{(end - start) / 1000:.0f}</text>'
+        f'<text x="{_LABEL - 8}" y="{y + 12}" text-anchor="end">{escape(label)}</text>{bar}'
+        f'<text x="{x + w + 4:.1f}" y="{y + 12}" fill="#555">{took}</text>'
     )

@@ -22,7 +22,7 @@ _MARKS = {
     "compiled": ("caller", "compile the plan"),
     "helper": ("caller", "start the helper"),
     "started": ("caller", "wait until the program runs"),
-    "exited": ("caller", "wait for the program's end"),
+    "exited": ("program", "run"),
 }
 
 
@@ -44,7 +44,7 @@ class Timeline(Sequence[Event]):
     """The steps of a start in order of time, as :class:`Event` values. ``print()`` it, or :meth:`to_svg`.
 
     All times are CLOCK_MONOTONIC nanoseconds since the call began. The steps of the helper and of the first process
-    overlap: they work at the same time. The last one is the wait for the program's end.
+    overlap: they work at the same time. The last event, once the program has been waited for, is its run.
     """
 
     def __init__(self, ops: Sequence[Op], times: bytes, t0: int, marks: Sequence[tuple[str, int]]) -> None:
@@ -82,59 +82,55 @@ class Timeline(Sequence[Event]):
 
     @property
     def start_ns(self) -> int:
-        """From the call until the program ran."""
+        """Nanoseconds from the call until the program ran."""
         return next((at for name, at in self._marks if name == "started"), self._marks[-1][1]) - self._marks[0][1]
 
     @property
     def total_ns(self) -> int:
-        """From the call until the last mark: the end of the program once it has been waited for."""
+        """Nanoseconds from the call until the program ended, or ran as long as it has not been waited for."""
         return self._marks[-1][1] - self._marks[0][1]
 
     def __repr__(self) -> str:
         return f"<Timeline of {len(self)} steps, started after {self.start_ns / 1000:.0f} us>"
 
-    def __str__(self) -> str:
-        return self.text()
-
-    def text(self, *, fold: float = 0.0) -> str:
-        """A waterfall for the terminal: a line for each step, times in microseconds. The scale is that of the start.
-
-        With ``fold``, steps in a row that are shorter than this share of the start are one line, and lines are cut at
-        100 columns: ``print(done.timeline.text(fold=0.01))``.
-        """
-        lines = [f"{'start us':>9} {'took us':>9}  {'':{_BAR}}  step"]
-        scale = max(self.start_ns, 1)
-        for event in self.folded(fold):
-            left = min(_BAR * event.start // scale, _BAR - 1)
-            bar = " " * left + "█" * max(1, _BAR * min(event.end, scale) // scale - left)
-            line = f"{event.start / 1000:9.1f} {event.duration / 1000:9.1f}  {bar:{_BAR}}  {event.who}: {event.what}"
-            lines.append(line if not fold or len(line) <= _COLUMNS else line[: _COLUMNS - 3] + "...")
-        return "\n".join(lines)
-
-    def to_svg(self, width: int = 1000, *, fold: float = 0.0) -> str:
-        """The waterfall as a picture, ``width`` pixels wide; ``fold`` as of :meth:`text`."""
-        from .svg import waterfall
-
-        return waterfall(self, self.folded(fold), width)
-
-    def folded(self, share: float) -> list[Event]:
-        """The events, those of one process in a row that are each shorter than ``share`` of the start as one."""
+    def folded(self, share: float = 0.01) -> list[Event]:
+        """The events, with each row of short ones told as one: those below ``share`` of the time of the start."""
         rows: list[list[Event]] = []
         for event in self:
-            last = rows[-1][-1] if rows else event
-            if rows and event.who == last.who and max(event.duration, last.duration) < share * self.start_ns:
+            short = event.duration < share * self.start_ns
+            if short and rows and rows[-1][-1].who == event.who and rows[-1][-1].duration < share * self.start_ns:
                 rows[-1].append(event)
             else:
                 rows.append([event])
         return [row[0] if len(row) == 1 else _together(row) for row in rows]
 
+    def __str__(self) -> str:
+        """A waterfall for a terminal of 100 columns, short steps folded. Iterate for every step."""
+        scale = max(self.start_ns, 1)
+        lines = [f"{'start us':>8} {'took us':>8}  {'':{_BAR}}  {'who':13}  step"]
+        for event in self.folded():
+            left = min(_BAR * event.start // scale, _BAR - 1)
+            bar = " " * left + ("█" * max(1, _BAR * min(event.end, scale) // scale - left))
+            if event.start >= scale:
+                bar = " " * (_BAR - 1) + "▶"  # the program's own time has no place on the scale of its start
+            what = event.what if len(event.what) <= _WORDS else event.what[: _WORDS - 3] + "..."
+            times = f"{event.start / 1000:8.0f} {event.duration / 1000:8.0f}"
+            lines.append(f"{times}  {bar:{_BAR}}  {event.who:13}  {what}")
+        return "\n".join(lines)
 
-_BAR, _COLUMNS = 24, 100
+    def to_svg(self, width: int = 1000, *, fold: float = 0.0) -> str:
+        """The waterfall as a picture; ``fold`` as the ``share`` of :meth:`folded`, by default every step."""
+        from .svg import waterfall
+
+        return waterfall(self, self.folded(fold), width)
 
 
-def _together(row: Sequence[Event]) -> Event:
-    first = row[0]
-    return Event(first.who, f"{len(row)} steps: {first.what}, ...", first.start, row[-1].end)
+_BAR, _WORDS = 20, 44
+
+
+def _together(row: list[Event]) -> Event:
+    first, last = row[0], row[-1]
+    return Event(first.who, f"{len(row)} steps: {first.what}, ...", first.start, last.end)
 
 
 def told(ops: Sequence[Op]) -> list[Op]:

@@ -132,9 +132,12 @@ def files_below(root: str) -> Iterator[str]:
         yield from (os.path.join(path, name) for name in names + files)
 
 
-def runtime_directory() -> str:
-    """Where containerkit keeps what must not survive a reboot."""
-    return os.path.join(os.environ.get("XDG_RUNTIME_DIR", "/run"), "containerkit")
+def runtime_files() -> Iterator[str]:
+    """What containerkit keeps until the next boot, but for the file on which sandboxes lock their id ranges."""
+    parent = "/run" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR", "/run")
+    for path in files_below(f"{parent}/containerkit"):
+        if os.path.basename(path) != "id-ranges":
+            yield path
 
 
 def snapshot() -> Snapshot:
@@ -147,7 +150,7 @@ def snapshot() -> Snapshot:
         "mount": frozenset(mounts()),
         "cgroup": frozenset(cgroups()),
         "network link": frozenset(links()),
-        "runtime file": frozenset(files_below(runtime_directory())),
+        "runtime file": frozenset(runtime_files()),
         "temporary file": frozenset(files_below(tempfile.gettempdir())),
     }
 
@@ -179,9 +182,7 @@ def leaks_since(before: Snapshot, grace: float | None = None) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def leaves_nothing_behind(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[None]:
+def leaves_nothing_behind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Every test has a folder of its own for temporary files, and fails if it leaves something anywhere."""
     tmp_path_factory.getbasetemp()  # made on first use: it must not come to lie in the folder of one test
     directory = tempfile.mkdtemp(prefix="ck-test-")

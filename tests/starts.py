@@ -51,6 +51,23 @@ def shell(script: str, **options: Any) -> str:
     return said(["sh", "-c", script], **options)
 
 
+class Directory:
+    """A directory as a handle, for ``cgroup=``."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = path
+        self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def __enter__(self) -> Directory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+
 @contextmanager
 def sleeping(**options: Any) -> Iterator[Process]:
     """A program that does nothing until it is killed."""
@@ -86,7 +103,7 @@ _PREAMBLE = """
 import ctypes, errno, gc, os, pickle, resource, signal, socket, subprocess, sys, threading, time
 import containerkit as ck
 from containerkit import DEVNULL, PIPE, STDOUT, Process
-from starts import ISOLATED, STARTS, is_gone, isolated, said, shell, sleeping, status, wait_until
+from starts import ISOLATED, STARTS, Directory, is_gone, isolated, said, shell, sleeping, status, wait_until
 """
 _PATH = [str(Path(containerkit.__file__).parent.parent), str(Path(__file__).parent)]
 

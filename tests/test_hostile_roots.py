@@ -72,11 +72,16 @@ def make_root(busybox_root: Path, tmp_path: Path) -> Iterator[Callable[[], Path]
         shutil.rmtree(root)
 
 
-def start(root: Path, script: str = "true", mounts: tuple[Any, ...] = (), **options: Any) -> str:
+def start(root: Path, script: str = "true", mounts: tuple[Any, ...] = (), *, standard: Any = STANDARD, **options: Any) -> str:
     """Runs a script in the very root, with everything a sandbox has but an overlay over it. Its output."""
-    argv = ["/bin/sh", "-c", script]
     process = Process(
-        argv, root=root, namespaces=Namespaces.all(), mounts=(*STANDARD, *mounts), stdout=PIPE, text=True, **options
+        ["/bin/sh", "-c", script],
+        root=root,
+        namespaces=Namespaces.all(),
+        mounts=(*standard, *mounts),
+        stdout=PIPE,
+        errors="surrogateescape",
+        **options,
     )
     with process:
         said: str = process.communicate(timeout=10)[0]
@@ -107,7 +112,8 @@ def listening(at: Path, host: Path) -> None:
     directory = os.open(at.parent, os.O_PATH)
     try:
         with socket.socket(socket.AF_UNIX) as server:
-            server.bind(f"/proc/self/fd/{directory}/{at.name}")  # a path in a socket address is short
+            server.bind(f"/proc/self/fd/{directory}/.s")  # a path in a socket address is short
+        os.rename(at.with_name(".s"), at)
     finally:
         os.close(directory)
 
@@ -169,18 +175,18 @@ STRICT = {"proc", "sys", "dev"}
 @pytest.mark.parametrize("point", POINTS, ids=lambda point: ascii(point)[1:21])
 def test_a_hostile_path_is_contained_or_refused(make_root: Callable[[], Path], host: Path, point: str) -> None:
     before = canary.fingerprint(host)
+    takes_file = any(isinstance(mount, File) and mount.target == os.fsencode(point) for mount in POINTS[point])
+    harmless = {"absent", "file"} if takes_file else {"absent", "directory", "setgid directory"}
     for name, make_shape in SHAPES.items():
         root = make_root()
         at = root / point
         at.parent.mkdir(parents=True, exist_ok=True)
         make_shape(at, host)
-        if at.is_symlink() and at.name == "new\nline \x1b[31m" and name == "41 links":
-            continue
         try:
             said = start(root, "cat /proc/self/mountinfo", POINTS[point])
         except ContainerkitError as error:
             assert isinstance(error, SpawnError), (name, error)
-            assert "absent" not in name and name not in ("directory", "setgid directory") or "file" in str(error), name
+            assert name not in harmless, (name, error)
         else:
             assert not (point in STRICT and at.is_symlink()), f"{name}: a link was followed"
             if point in STRICT:
@@ -249,14 +255,14 @@ def test_a_destination_through_a_link_stays_inside(make_root: Callable[[], Path]
     (root / "relative").symlink_to("real")
     (root / "absolute").symlink_to("/real")
     (root / "climbing").symlink_to("../../../../real")
-    (root / "outside").symlink_to(host)
+    (root / "hosts").symlink_to(host)
     inner = root / str(host).lstrip("/")
     inner.mkdir(parents=True)
-    names = ("relative", "absolute", "climbing", "outside")
-    said = start(root, "find / -xdev -name mark 2>/dev/null; cat /real/*/mark", tuple(File(f"/{n}/{n}/mark", n) for n in names))
-    assert said.endswith("absoluteclimbingrelative")
+    names = ("relative", "absolute", "climbing", "hosts")
+    said = start(root, f"cat /real/*/mark {host}/*/mark", tuple(File(f"/{n}/{n}/mark", n) for n in names), standard=[Proc()])
+    assert said == "absoluteclimbingrelativehosts"
     assert sorted(os.listdir(root / "real")) == ["absolute", "climbing", "relative"]
-    assert os.listdir(inner) == ["outside"]
+    assert os.listdir(inner) == ["hosts"]
 
 
 @pytest.mark.both
@@ -293,7 +299,7 @@ def test_a_setgid_directory_above_a_destination_lends_its_group_and_no_more(make
 @pytest.mark.both
 def test_odd_names_are_only_names(make_root: Callable[[], Path]) -> None:
     root = make_root()
-    names = ["-rf", "a b", "tab\tnew\nline", "back\\slash", "\udcff\udc00", "colon:comma,", "*", "'\"$(touch x)`", "x" * 255]
+    names = ["-rf", "a b", "tab\tnew\nline", "back\\slash", "\udcff\udc80", "colon:comma,", "*", "'\"$(touch x)`", "x" * 255]
     start(root, mounts=tuple(File(f"/odd/{name}/{name}", "x") for name in names))
     assert sorted(os.listdir(root / "odd")) == sorted(names)
     too_long = Tmpfs("/" + "y" * 256)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import functools
+import glob
 import importlib.util
 import os
 import platform
@@ -101,10 +102,10 @@ def test_wheel_needs_three_packages_and_no_more(wheel: Path) -> None:
 @functools.cache
 def interpreters() -> dict[str, str]:
     """One CPython of each version from 3.11 on: the one that runs, those in PATH, those that pyenv keeps."""
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    pyenv = os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv"))
     names = [f"python3.{minor}" for minor in range(11, 20)]
     in_path = [path for path in map(shutil.which, names) if path and "shims" not in Path(path).parts]
-    kept = sorted(str(path) for path in pyenv.glob("versions/3.*/bin/python3"))
+    kept = sorted(glob.glob(f"{glob.escape(pyenv)}/versions/3.1[1-9]*/bin/python3"))
     found: dict[str, str] = {}
     for executable in [sys.executable, *in_path, *kept]:
         code = "import sys; print('%d.%d' % sys.version_info[:2], sys.version_info >= (3, 11))"

@@ -255,8 +255,7 @@ def test_close_does_not_wait_for_a_program_that_reads_nothing(options: dict[str,
     assert process.stdin is not None
     os.set_blocking(process.stdin.fileno(), False)
     with pytest.raises(BlockingIOError):
-        while True:
-            process.stdin.write("x" * 4096)
+        process.stdin.write("x" * (1 << 20))
     os.set_blocking(process.stdin.fileno(), True)
     # The pipe is full and the rest is in the buffer: closing the file first would write it, and block.
     closing = threading.Thread(target=process.close)
@@ -288,11 +287,10 @@ def test_after_close_there_is_no_descriptor_to_use(options: dict[str, Any]) -> N
 
 
 def test_a_forgotten_process_is_killed_with_a_warning(options: dict[str, Any]) -> None:
-    process = Process(["sleep", "60"], **options)
-    pid = process.pid
+    held = [Process(["sleep", "60"], **options)]
+    pid = held[0].pid
     with pytest.warns(ResourceWarning, match=r"<Process 'sleep' running> was never waited for"):
-        del process
-        gc.collect()
+        held.clear()
     assert is_gone(pid)
 
 
@@ -323,9 +321,8 @@ def test_its_repr_escapes_what_a_terminal_would_obey() -> None:
 
 
 def test_the_pid_is_that_of_the_program(options: dict[str, Any]) -> None:
-    with sleeping(**options) as process:
-        with open(f"/proc/{process.pid}/cmdline", "rb") as file:
-            assert file.read() == b"sleep\x0060\x00"
+    with sleeping(**options) as process, open(f"/proc/{process.pid}/cmdline", "rb") as file:
+        assert file.read() == b"sleep\x0060\x00"
 
 
 @pytest.mark.parametrize("start", ["bare", "no-init"])

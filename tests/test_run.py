@@ -11,7 +11,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from starts import wait_until
+from starts import host_said
 
 import containerkit as ck
 from containerkit import Bind, Limits, Outcome
@@ -100,7 +100,7 @@ def test_a_character_split_between_two_reads_is_one_character() -> None:
 
 
 def test_check_raises_with_the_end_of_what_it_complained_about() -> None:
-    with pytest.raises(ck.ProcessFailed, match="status 7|return code 7") as caught:
+    with pytest.raises(ck.ProcessFailed, match="return code 7") as caught:
         sh("seq 1000 >&2; echo the reason >&2; exit 7", check=True)
     assert "the reason" in str(caught.value)
     assert "\n1\n2\n" not in str(caught.value)
@@ -125,8 +125,9 @@ def test_what_cannot_be_started_is_an_error_and_not_a_result() -> None:
 # ---- what the program sees ---------------------------------------------------------------------------------
 
 
-def inodes(**options: Any) -> dict[str, str]:
-    lines = sh(f"for kind in {' '.join(KINDS)}; do readlink /proc/self/ns/$kind; done", **options).stdout.split()
+def inodes(then: str = "true", **options: Any) -> dict[str, str]:
+    script = f"for kind in {' '.join(KINDS)}; do readlink /proc/self/ns/$kind; done; {then}"
+    lines = sh(script, **options).stdout.split()
     return dict(zip(KINDS, lines, strict=True))
 
 
@@ -145,8 +146,9 @@ def test_the_hosts_network_is_the_only_namespace_that_it_shares() -> None:
 
 
 def test_two_runs_share_no_namespace() -> None:
-    one, two = inodes(), inodes()
-    assert {kind for kind in KINDS if one[kind] == two[kind]} - {"cgroup", "time"} == set()
+    with ThreadPoolExecutor(2) as pool:  # at the same time: a number is used again when its namespace has ended
+        one, two = pool.map(lambda _: inodes("sleep 0.1"), range(2))
+    assert {kind for kind in KINDS if one[kind] == two[kind]} == set()
 
 
 def test_it_has_no_capability_and_can_get_none() -> None:
@@ -196,6 +198,7 @@ def test_a_setuid_program_in_the_root_gains_nothing(
 ) -> None:
     if caller == "user":
         pytest.skip("one id only")
+    tmp_path.chmod(0o755)
     shutil.copy("/usr/bin/id", tmp_path)
     os.chown(tmp_path / "id", 0, 0)
     (tmp_path / "id").chmod(0o4755)
@@ -228,8 +231,8 @@ def test_it_starts_in_a_private_home_that_it_may_write() -> None:
 
 def test_it_sees_no_process_but_its_own() -> None:
     names = sh("cd /proc; cat [0-9]*/comm").stdout.split()
-    assert names[0] == "ck-init"
-    assert set(names) <= {"ck-init", "sh", "cat"}
+    assert names[0].endswith("ck-init")
+    assert set(names[1:]) <= {"sh", "cat"}
 
 
 def test_a_program_in_a_root_of_ones_own_cannot_change_it(busybox_root: Path) -> None:
@@ -595,24 +598,38 @@ def interrupted_after(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-@pytest.mark.parametrize("milliseconds", [0.3, 0.7, 1, 1.5, 2, 3, 4, 6, 9, 15, 40])
-def test_an_interrupt_at_any_moment_leaves_nothing(milliseconds: float) -> None:
-    with pytest.raises(Interrupted), interrupted_after(milliseconds / 1000):
+_INTERRUPTED = """
+class Interrupted(BaseException):
+    pass
+
+def handler(number, frame):
+    raise Interrupted
+
+def children():
+    tasks = os.listdir("/proc/self/task")
+    return "".join(open(f"/proc/self/task/{task}/children").read() for task in tasks).split()
+
+signal.signal(signal.SIGALRM, handler)
+ck.run(["true"])
+for step in range(100):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0001 + step * 0.00006)
         ck.run(["sleep", "60"])
-    wait_until(lambda: not children())
+    except Interrupted:
+        left = children()
+        assert not left, (step, left)
+print("nothing")
+"""
 
 
-def children() -> Sequence[int]:
-    """Ours, zombies too."""
-    found = []
-    for entry in filter(str.isdecimal, os.listdir("/proc")):
-        try:
-            fields_after_name = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(fields_after_name[1]) == os.getpid():
-            found.append(int(entry))
-    return found
+def test_an_interrupt_at_any_moment_of_a_start_leaves_no_process() -> None:
+    """A descriptor that has no name yet may be left; a process, alive or dead, may not."""
+    assert host_said(_INTERRUPTED) == ["nothing"]
+
+
+def test_an_interrupt_of_a_running_program_leaves_nothing() -> None:
+    with pytest.raises(Interrupted), interrupted_after(0.1):
+        ck.run(["sleep", "60"])
 
 
 def test_a_signal_whose_handler_returns_does_not_disturb_a_run() -> None:

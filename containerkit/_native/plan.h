@@ -19,6 +19,9 @@
 /* Descriptors as the helper finds them. 0, 1 and 2 are the program's own standard streams. */
 enum { CK_FD_PLAN = 3, CK_FD_STATUS = 4, CK_FD_OWNER = 5, CK_FD_FIRST = 6 };
 
+/* Ends the helper in place of SIGKILL, which could hit between a clone and the message that tells of it. */
+enum { CK_SIGNAL_GIVE_UP = 64 };
+
 /* Who executes an operation: see the page at the top of main.c. */
 enum ck_stage { CK_STAGE_JOIN, CK_STAGE_OUTSIDE, CK_STAGE_EARLY, CK_STAGE_INSIDE, CK_STAGE_PROGRAM, CK_STAGE_COUNT };
 
@@ -83,6 +86,7 @@ enum ck_op_code {
     CK_OP_CHDIR,      /* string */
     CK_OP_EXEC,       /* a = argc, b = envc; strings: argv, envp, then the paths to try */
     CK_OP_NAMESPACES, /* a = CLONE_NEW* flags: open our own of these, in the order of namespaces[], to send when started */
+    CK_OP_SECCOMP,    /* string: the filter, an array of struct sock_filter; a = flags of seccomp(2) */
     CK_OP_COUNT,
 };
 

@@ -55,6 +55,6 @@ _Noreturn void reaper_main(int has_program);
 op_fn op_join, op_idmap, op_newidmap, op_tree, op_fs, op_attach, op_clone, op_attr, op_scratch, op_mkdir, op_symlink,
     op_file, op_mask, op_readonly, op_pivot, op_private, op_unshare, op_loopback, op_hostname, op_domainname, op_cgroup1,
     op_become, op_pty, op_cpu_limit, op_creds, op_session, op_rlimit, op_umask, op_nice, op_affinity, op_oom_adj, op_fds,
-    op_chdir, op_exec, op_namespaces;
+    op_chdir, op_exec, op_namespaces, op_seccomp;
 
 #endif

@@ -129,12 +129,12 @@ int op_namespaces(const struct ck_op *op)
     for (uint32_t i = 0; i < countof(kinds); i++) {
         if (!(op->a & kinds[i].flag))
             continue;
+        if (ctx.nnamespaces == countof(ctx.namespaces))
+            return -EMFILE;
         int fd = (int)sys(openat, FD_CWD, kinds[i].path, O_RDONLY | CLOEXEC, 0);
         if (fd < 0)
             return fd;
         ctx.namespaces[ctx.nnamespaces++] = fd;
-        if (ctx.nnamespaces == countof(ctx.namespaces))
-            break;
     }
     return 0;
 }
@@ -497,7 +497,10 @@ int op_fds(const struct ck_op *op)
     if (n > 256)
         return -EMFILE;
     for (int i = 0; i < n; i++) {
-        const char *pair = op_str(op, (uint32_t)i, 0);
+        uint32_t len;
+        const char *pair = op_str(op, (uint32_t)i, &len);
+        if (len != 8)
+            return -EINVAL;
         memcpy(&from[i], pair, 4);
         memcpy(&to[i], pair + 4, 4);
         if (from[i] < 0 || from[i] >= (int)ctx.plan->nfds || to[i] < 3)
@@ -532,6 +535,15 @@ int op_chdir(const struct ck_op *op)
     return n < 0 ? (int)n : cwd[0] == '/' ? 0 : -EXDEV;
 }
 
+/* The last thing before exec, so that the filter need not allow what the set-up does. */
+int op_seccomp(const struct ck_op *op)
+{
+    uint32_t size;
+    const char *code = op_str(op, 0, &size);
+    struct { uint16_t len; const void *filter; } program = {(uint16_t)(size / 8), code};
+    return (int)sys(seccomp, 1 /* SECCOMP_SET_MODE_FILTER */, op->a, &program);
+}
+
 /* ENOENT may mean the program, or what its first line or its ELF header asks for: Python reads that from the head. */
 static void attach_head(const char *path)
 {
@@ -546,7 +558,7 @@ static void attach_head(const char *path)
 int op_exec(const struct ck_op *op)
 {
     uint64_t words = op->a + op->b + 2, unblocked = 0;
-    if (op->nstr < op->a + op->b + 1)
+    if (op->a > op->nstr || op->b > op->nstr || op->nstr < op->a + op->b + 1)
         return -EINVAL;
     const char **argv = (const char **)SYS6(__NR_mmap, 0, words * sizeof(char *), 3, 0x22, -1, 0);
     if ((long)argv < 0 && (long)argv > -4096)
