@@ -9,10 +9,12 @@
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import aio as aio
+    from .bind import Bind as Bind
+    from .bind import File as File
+    from .checkup import doctor as doctor
     from .completed import Completed as Completed
     from .completed import Outcome as Outcome
     from .completed import Usage as Usage
-    from .checkup import doctor as doctor
     from .errors import Busy as Busy
     from .errors import ClosedHandle as ClosedHandle
     from .errors import ContainerkitError as ContainerkitError
@@ -31,13 +33,11 @@ if TYPE_CHECKING:
     from .idmap import IdMap as IdMap
     from .idmap import IdRange as IdRange
     from .limits import Limits as Limits
-    from .mounts import Bind as Bind
     from .mounts import Dev as Dev
-    from .mounts import File as File
-    from .mounts import MountTree as MountTree
     from .mounts import Proc as Proc
     from .mounts import Sysfs as Sysfs
     from .mounts import Tmpfs as Tmpfs
+    from .mounttree import MountTree as MountTree
     from .namespace import Namespace as Namespace
     from .namespace import list_namespaces as list_namespaces
     from .namespaces import Namespaces as Namespaces
@@ -67,7 +67,9 @@ _MODULES = {
     ),
     "idmap": ("IdMap", "IdRange"),
     "limits": ("Limits",),
-    "mounts": ("Bind", "Dev", "File", "MountTree", "Proc", "Sysfs", "Tmpfs"),
+    "bind": ("Bind", "File"),
+    "mounts": ("Dev", "Proc", "Sysfs", "Tmpfs"),
+    "mounttree": ("MountTree",),
     "namespace": ("Namespace", "list_namespaces"),
     "namespaces": ("Namespaces",),
     "overlayfs": ("OverlayFS",),

@@ -221,7 +221,9 @@ def _tree(op: Op, err: int, path: bytes | None, detail: bytes) -> str | None:
     if err == _E.EPERM:
         return "cloning a mount needs CAP_SYS_ADMIN in the mount namespace's owner: this root does not have it"
     if err == _E.EINVAL and op.flags & DETACHED:
-        return "a MountTree is used up by the start that gets it: this one is attached already; make another, or a copy()"
+        return (
+            "a MountTree is used up by the start that gets it: this one is attached already; make another, or a copy()"
+        )
     if err == _E.EINVAL and op.flags & IDMAP:
         return "this file system, or one mounted below the path, does not support idmapped mounts: pass idmap=False"
     return None

@@ -15,11 +15,12 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import plan as p
+from .build import Build, Mount, inside_path
 from .errors import InvalidValue, Unsupported
 from .idmap import IdMap, IdRange, owns_all_ids
 from .kernel import calls
 from .kernel.calls import StrPath
-from .mounts import Bind, Build, Dev, File, Mount, Proc, Sysfs, inside_path
+from .mounts import Dev, Proc, Sysfs
 from .namespaces import Namespaces
 from .overlayfs import DISK_DIRECTORIES, OverlayFS
 from .plan import Code, Mode, Op, Plan, Stage
@@ -138,7 +139,6 @@ class Launch:
             return IdRange.allocate()
         return None
 
-
     def make_directory(self) -> TemporaryTree | None:
         """The directory of an ephemeral layer on disk; the process then owns it."""
         if not (isinstance(self.root, OverlayFS) and self.root.needs_directory):
@@ -175,7 +175,13 @@ def compile_launch(launch: Launch, ids: IdRange | None, directory: TemporaryTree
         ns.compile(plan, root_caller=outside)
         for kind, fd in launch.join:
             plan.add(
-                Op(Code.JOIN, Stage.JOIN, f"join the sandbox's {kind} namespace", fd=plan.fd(fd), a=calls.CLONE_FLAGS[kind])
+                Op(
+                    Code.JOIN,
+                    Stage.JOIN,
+                    f"join the sandbox's {kind} namespace",
+                    fd=plan.fd(fd),
+                    a=calls.CLONE_FLAGS[kind],
+                )
             )
         plan.hop = bool(launch.join)
         if launch.hold:
@@ -191,7 +197,8 @@ def compile_launch(launch: Launch, ids: IdRange | None, directory: TemporaryTree
             )
         _identity(plan, launch, idmap)
         if ns.new("mnt"):
-            plan.add(_SLAVE if launch.join or (not outside and any(map(_is_slave, launch.mounts))) else _PRIVATE)
+            receives = not outside and any(mount.receives_mounts for mount in launch.mounts)
+            plan.add(_SLAVE if launch.join or receives else _PRIVATE)
         _compile_mounts(build, launch, directory)
         _after_root(plan, launch)
         _credentials(plan, launch, idmap)
@@ -209,13 +216,6 @@ _SLAVE = Op(Code.PRIVATE, Stage.EARLY, "let no mount event leave this mount name
 _BECOME = Op(Code.BECOME, Stage.INSIDE, "become id 0 of the user namespace, without groups")
 _BECOME_NO_GROUPS = Op(Code.BECOME, Stage.INSIDE, "become id 0 of the user namespace", flags=p.NO_GROUPS)
 _BECOME_JOINED = Op(Code.BECOME, Stage.INSIDE, "become id 0 of the user namespace", flags=p.OPTIONAL)
-
-
-_PAGE = 65536  # of the largest size that the supported machines use
-
-
-def _is_slave(mount: Mount) -> bool:
-    return isinstance(mount, Bind) and mount.propagation == "slave"
 
 
 def _may_mount() -> bool:
@@ -280,10 +280,8 @@ def _compile_mounts(build: Build, launch: Launch, directory: TemporaryTree | Non
     root = launch.root
     if directory is not None and isinstance(root, OverlayFS):
         root = root.on_disk(directory)
-    room = sum(len(mount.content) + _PAGE for mount in launch.mounts if isinstance(mount, File))
-    read_only = compile_root(
-        build, root, userxattr=not ns_is_host(ns.user), net_host=ns.net == "host", room=room
-    )
+    room = sum(mount.room for mount in launch.mounts)
+    read_only = compile_root(build, root, userxattr=not ns_is_host(ns.user), net_host=ns.net == "host", room=room)
     for mount in launch.mounts:
         if isinstance(mount, Sysfs):
             mount.compile(build, own_net=ns.new("net"))
@@ -323,8 +321,15 @@ def _after_root(plan: Plan, launch: Launch) -> None:
         if not launch.cpu_seconds > 0:
             raise InvalidValue(f"cpu_seconds={launch.cpu_seconds!r} must be more than 0")
         nanos = int(launch.cpu_seconds * 1e9)
-        plan.add(Op(Code.CPU_LIMIT, Stage.INSIDE, f"watch for {launch.cpu_seconds} s of processor time", a=nanos,
-                    b=os.cpu_count() or 1))
+        plan.add(
+            Op(
+                Code.CPU_LIMIT,
+                Stage.INSIDE,
+                f"watch for {launch.cpu_seconds} s of processor time",
+                a=nanos,
+                b=os.cpu_count() or 1,
+            )
+        )
 
 
 @cache
@@ -334,8 +339,8 @@ def _name_op(code: int, what: str, name: str) -> Op:
 
 # ---- who -------------------------------------------------------------------------------------------------------------
 
-# What useradd(8) accepts, and upper case: nothing that means something in /etc/passwd. Sets, not patterns: compiling two
-# patterns costs a first run as much as all the checks of a thousand.
+# What useradd(8) accepts, and upper case: nothing that means something in /etc/passwd. Sets, not patterns: to compile
+# two patterns costs a first run as much as all the checks of a thousand.
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _DIGITS = frozenset("0123456789")
 _NAME_CHARACTERS = frozenset(_LETTERS + "0123456789_.-")
@@ -349,7 +354,6 @@ def _is_number(text: str) -> bool:
 def _is_name(text: str) -> bool:
     plain = text.removesuffix("$")
     return 0 < len(plain) <= 32 and _NAME_CHARACTERS.issuperset(plain) and plain[0] in _LETTERS + "_"
-
 
 
 def _credentials(plan: Plan, launch: Launch, idmap: IdMap | IdRange | None) -> None:
@@ -423,9 +427,7 @@ def parse_user(user: int | str | None) -> tuple[str, str, int, int]:
     user_name, uid = ("", _id(who, user)) if _is_number(who) else (_name(who, user), 0)
     if not colon:
         return user_name, "", uid, uid
-    return (
-        (user_name, "", uid, _id(group, user)) if _is_number(group) else (user_name, _name(group, user), uid, 0)
-    )
+    return (user_name, "", uid, _id(group, user)) if _is_number(group) else (user_name, _name(group, user), uid, 0)
 
 
 def _id(text: str, whole: object) -> int:

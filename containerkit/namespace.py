@@ -324,9 +324,9 @@ def _holder_plan(
 
     The process keeps the caller's ids: nothing that it does needs others.
     """
+    from .kernel.calls import CLONE_FLAGS
     from .kernel.probe import has_capability
     from .namespaces import Namespaces
-    from .kernel.calls import CLONE_FLAGS
     from .plan import Code, Mode, Op, Plan, Stage
 
     plan = Plan(Mode.HOLD)

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, TypedDict
 
+from .build import Mount
 from .idmap import IdMap, IdRange
 from .kernel.calls import StrPath
 from .launch import HasFileno
 from .limits import Limits
-from .mounts import Mount
 from .namespace import Namespace
 from .namespaces import Namespaces
 from .process import Stream

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Literal
 import attrs
 
 from . import plan as p
+from .build import NODEV, NOSUID, RDONLY, Build, keep
 from .errors import InvalidValue, SyscallError, Unsupported, syscall_error
 from .kernel import calls
 from .kernel.calls import StrPath
-from .mounts import NODEV, NOSUID, RDONLY, Build, MountTree, keep, make_fs
+from .mounttree import MountTree, make_fs
 from .plan import Code, Op, Stage
 from .units import size as parse_size
 from .value import Value
@@ -105,8 +106,8 @@ class OverlayFS(Value):
         # What is mounted on one of them would not be in the clone: changes would go to what it covers.
         if len({calls.mount_id(path) for path in (parent, upper, work)}) > 1:
             raise InvalidValue(
-                f"upper {self.upper!r} and work {self.work!r} must be in one mount: nothing may be mounted on either, or "
-                f"between it and {os.fsdecode(parent)!r}"
+                f"upper {self.upper!r} and work {self.work!r} must be in one mount: nothing may be mounted on either, "
+                f"or between it and {os.fsdecode(parent)!r}"
             )
         slot = build.plan.slot()
         build.tree(parent, slot, f"take {os.fsdecode(parent)} for the upper layer", attr=NOSUID | NODEV, flags=p.IDMAP)

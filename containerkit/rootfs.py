@@ -11,9 +11,10 @@ import os
 from functools import cache
 
 from . import plan as p
+from .build import NODEV, NOSUID, RDONLY, Build, host_op, keep, parents
 from .kernel import calls
 from .kernel.calls import StrPath
-from .mounts import NODEV, NOSUID, RDONLY, Build, MountTree, host_op, keep, parents
+from .mounttree import MountTree
 from .overlayfs import OverlayFS
 from .plan import Code, Op, Stage
 

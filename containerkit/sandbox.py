@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from . import spawn
+from .build import Mount
 from .capture import Tail, write_some
 from .completed import Completed, Outcome, Usage
 from .errors import ClosedHandle, InvalidValue, Unsupported
 from .idmap import owns_all_ids
 from .launch import Arg, Launch, home
 from .limits import Limits
-from .mounts import Dev, Mount, Proc, Sysfs, Tmpfs
+from .mounts import Dev, Proc, Sysfs, Tmpfs
 from .namespaces import Namespaces
 from .overlayfs import OverlayFS
 from .process import DEVNULL, PIPE, Process, Stream, explain_launch, returncode
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from .idmap import IdMap, IdRange
     from .kernel.calls import StrPath
-    from .mounts import MountTree
+    from .mounttree import MountTree
     from .namespace import Namespace
     from .options import JoinRunOptions, RunOptions, SandboxOptions
     from .timeline import Timeline

@@ -39,8 +39,8 @@ def blocks(page: str) -> Iterator[Block]:
     found = list(BLOCK.finditer(page))
     for block, after in zip(found, [*found[1:], None], strict=True):
         if block["language"] == "python":
-            directly = after is not None and after["language"] == "text" and not page[block.end() : after.start()].strip()
-            output = after["text"] if directly and after is not None else None
+            directly = after is not None and not page[block.end() : after.start()].strip()
+            output = after["text"] if directly and after is not None and after["language"] == "text" else None
             yield Block(block["text"], page[: block.start("text")].count("\n"), output, block["mark"] == "root")
 
 

@@ -7,6 +7,7 @@ and the path. Descriptors that they return are close-on-exec and belong to the c
 from __future__ import annotations
 
 import os
+
 from .._native._ck import ffi, lib
 from ..errors import InvalidValue, syscall_error
 

@@ -1,8 +1,8 @@
 """Directories that a container has filled: made for one start, and deleted without ever leaving them.
 
-Deleting goes by descriptor and one name at a time, because the tree was written by someone who may want something else
-deleted: no link is followed, no mount is entered (``shutil.rmtree`` follows a bind mount and deletes what it shows), and
-no depth of nesting exhausts the stack or the descriptors.
+Deleting goes by descriptor and one name at a time, because the tree was written by someone who may want something
+else deleted: no link is followed, no mount is entered (``shutil.rmtree`` follows a bind mount and deletes what it
+shows), and no depth of nesting exhausts the stack or the descriptors.
 """
 
 from __future__ import annotations

@@ -1,0 +1,98 @@
+"""What is the caller's own and seen inside: directories and files of the host, and bytes."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Literal
+
+import attrs
+
+from . import plan as p
+from .build import NODEV, NOEXEC, NOSUID, NOSYMFOLLOW, RDONLY, Build, Mount, attach, show, target_path, target_repr
+from .errors import InvalidValue
+from .kernel import calls
+from .kernel.calls import StrPath
+from .mounttree import MountTree
+from .plan import Code, Op, Stage
+
+__all__ = ["Bind", "File"]
+
+_PROPAGATION = {"private": calls.MS_PRIVATE, "slave": calls.MS_SLAVE}
+_PAGE = 65536  # of the largest size that the supported machines use
+
+
+@attrs.frozen(eq=False, repr=False)
+class Bind(Mount):
+    """A directory or file of the caller's, seen at ``target`` inside.
+
+    ``source`` is a path, looked up once when the start is compiled and held from then on, or a :class:`MountTree`.
+    Read-only covers everything that is mounted below, too (mount_setattr(2), AT_RECURSIVE). ``idmap`` makes the
+    caller's ids appear as the same ids inside, without changing the files: ``None`` does so for writable binds of root,
+    so that what is written belongs to the caller (Linux 5.12, and a file system that supports it). ``propagation`` is
+    ``"private"`` or ``"slave"`` (mounts that the host makes later below it appear inside).
+    """
+
+    source: StrPath | MountTree
+    target: bytes = attrs.field(converter=target_path, repr=target_repr)
+    read_only: bool = attrs.field(default=True, kw_only=True)
+    recursive: bool = attrs.field(default=True, kw_only=True)
+    nosuid: bool = attrs.field(default=True, kw_only=True)
+    nodev: bool = attrs.field(default=True, kw_only=True)
+    noexec: bool = attrs.field(default=False, kw_only=True)
+    nosymfollow: bool = attrs.field(default=False, kw_only=True)
+    propagation: Literal["private", "slave"] = attrs.field(default="private", kw_only=True)
+    idmap: bool | None = attrs.field(default=None, kw_only=True)
+
+    @propagation.validator
+    def _check(self, attribute: object, value: str) -> None:
+        if value not in _PROPAGATION:
+            raise InvalidValue(f"propagation {value!r} must be 'private' or 'slave'")
+
+    @property
+    def receives_mounts(self) -> bool:  # type: ignore[override]
+        """Whether mounts that the host makes later are to appear below it."""
+        return self.propagation == "slave"
+
+    def compile(self, build: Build) -> None:
+        """Add its operations to a plan under construction."""
+        attr = RDONLY * self.read_only | NOSUID * self.nosuid | NODEV * self.nodev | NOEXEC * self.noexec
+        attr |= NOSYMFOLLOW * self.nosymfollow
+        idmap = not self.read_only if self.idmap is None else self.idmap
+        slot = build.plan.slot()
+        what = f"{self.source!r}" if isinstance(self.source, MountTree) else os.fsdecode(self.source)
+        words = f"bind {what} ({'read-only' if self.read_only else 'writable'})"
+        flags = p.RECURSIVE * self.recursive | p.IDMAP * idmap
+        mode = build.tree(self.source, slot, words, attr=attr, flags=flags, propagation=_PROPAGATION[self.propagation])
+        make = p.MKDIR if stat.S_ISDIR(mode) else p.MKFILE
+        build.plan.add(attach(slot, self.target, what, flags=make, mode=0o755 if make == p.MKDIR else 0o644))
+
+
+def _content(value: bytes | str) -> bytes:
+    return value.encode() if isinstance(value, str) else bytes(value)
+
+
+@attrs.frozen(eq=False, repr=False)
+class File(Mount):
+    """Bytes placed at a path: a file of ours, mounted read-only. The root below it does not change."""
+
+    target: bytes = attrs.field(converter=target_path, repr=target_repr)
+    content: bytes = attrs.field(converter=_content, repr=lambda content: f"<{len(content)} bytes>")
+    mode: int = attrs.field(default=0o644, kw_only=True)
+
+    @property
+    def room(self) -> int:  # type: ignore[override]
+        """Bytes that it needs on the workbench: whole pages."""
+        return len(self.content) + _PAGE
+
+    def compile(self, build: Build) -> None:
+        """Add its operations to a plan under construction."""
+        build.files += 1
+        name = b"f%d" % build.files
+        build.plan.add(
+            Op(Code.FILE, Stage.INSIDE, f"write {len(self.content)} bytes for {show(self.target)}", name, self.content,
+               base=p.SLOT_SCRATCH, a=self.mode),
+            Op(Code.CLONE, Stage.INSIDE, "take the file", name,
+               slot=p.SLOT_TEMP, base=p.SLOT_SCRATCH, a=RDONLY | NOSUID | NODEV),
+            attach(p.SLOT_TEMP, self.target, "the file", flags=p.MKFILE, mode=0o644),
+        )  # fmt: skip
