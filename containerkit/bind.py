@@ -15,6 +15,7 @@ from .kernel import calls
 from .kernel.calls import StrPath
 from .mounttree import MountTree
 from .plan import Code, Op, Stage
+from .value import Value
 
 __all__ = ["Bind", "File"]
 
@@ -23,7 +24,7 @@ _PAGE = 65536  # of the largest size that the supported machines use
 
 
 @attrs.frozen(eq=False, repr=False)
-class Bind(Mount):
+class Bind(Value, Mount):
     """A directory or file of the caller's, seen at ``target`` inside.
 
     ``source`` is a path, looked up once when the start is compiled and held from then on, or a :class:`MountTree`.
@@ -73,7 +74,7 @@ def _content(value: bytes | str) -> bytes:
 
 
 @attrs.frozen(eq=False, repr=False)
-class File(Mount):
+class File(Value, Mount):
     """Bytes placed at a path: a file of ours, mounted read-only. The root below it does not change."""
 
     target: bytes = attrs.field(converter=target_path, repr=target_repr)

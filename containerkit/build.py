@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from . import plan as p
 from .errors import InvalidValue, syscall_error
@@ -15,7 +16,11 @@ from .kernel import calls
 from .kernel.calls import StrPath
 from .mounttree import MountTree
 from .plan import Code, Op, Plan, Stage
-from .value import Value
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
+    from .overlayfs import OverlayFS
 
 __all__ = ["Build", "Mount"]
 
@@ -33,13 +38,17 @@ class Build:
 
     ``outside`` says that the caller may clone mounts itself (root); otherwise the first process does it, by path and
     with a check that the path is still the object that was opened. ``idmap`` says that such clones can be mapped
-    through a new user namespace. ``host_root`` says that the host's root has a place inside.
+    through a new user namespace. ``host_root`` says that the host's root has a place inside. ``own_net`` and
+    ``own_ipc`` say that these namespaces are new, and so may be shown by file systems of their own.
     """
 
-    __slots__ = ("files", "host_root", "idmap", "masks", "outside", "plan")
+    __slots__ = ("files", "host_root", "idmap", "masks", "outside", "own_ipc", "own_net", "plan")
 
-    def __init__(self, plan: Plan, *, outside: bool, idmap: bool, host_root: bool) -> None:
+    def __init__(
+        self, plan: Plan, *, outside: bool, idmap: bool, host_root: bool, own_net: bool = True, own_ipc: bool = True
+    ) -> None:
         self.plan, self.outside, self.idmap, self.host_root = plan, outside, idmap, host_root
+        self.own_net, self.own_ipc = own_net, own_ipc
         self.files = 0
         self.masks = False
 
@@ -180,7 +189,7 @@ def host_op(path: str, slot: int, attr: int, *, recursive: bool = True) -> Op:
     )
 
 
-class Mount(Value):
+class Mount:
     """The base of what can be mounted inside a root."""
 
     __slots__ = ()
@@ -189,7 +198,17 @@ class Mount(Value):
     """Bytes that it needs on the workbench."""
     receives_mounts = False
     """Whether mounts that the host makes later are to appear below it."""
+    has_dev = False
+    """Whether it brings a terminal file system (the slot SLOT_PTS)."""
 
     def compile(self, build: Build) -> None:
         """Add its operations to a plan under construction."""
         raise NotImplementedError
+
+    def compile_over(self, build: Build) -> None:
+        """For a process that joined a sandbox: what it needs anew in its own pid namespace. Only /proc is."""
+
+
+def is_overlay(root: object) -> TypeIs[OverlayFS]:
+    """Whether a root is stacked on the workbench; asked so that other roots need not import the class."""
+    return hasattr(root, "compile_root")

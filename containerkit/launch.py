@@ -15,20 +15,19 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import plan as p
-from .build import Build, Mount, inside_path
+from .build import Build, Mount, inside_path, is_overlay
 from .errors import InvalidValue, Unsupported
 from .idmap import IdMap, IdRange, owns_all_ids
 from .kernel import calls
 from .kernel.calls import StrPath
-from .mounts import Dev, Proc, Sysfs
 from .namespaces import Namespaces
-from .overlayfs import DISK_DIRECTORIES, OverlayFS
 from .plan import Code, Mode, Op, Plan, Stage
-from .rootfs import HOST, Root, compile_root
+from .rootfs import HOST, compile_root
 from .security import Security
 
 if TYPE_CHECKING:
     from .kernel.tree import TemporaryTree
+    from .rootfs import Root
 
 __all__ = ["DEFAULT_PATH", "Launch", "compile_launch"]
 
@@ -52,7 +51,7 @@ class Launch:
 
     __slots__ = (
         "affinity", "args", "cgroup", "cpu_seconds", "cwd", "domainname", "env", "groups", "hold", "host_root",
-        "hostname", "idmap", "init", "join", "mounts", "namespaces", "nice", "oom_score_adj", "pass_fds", "proc",
+        "hostname", "idmap", "init", "join", "mounts", "namespaces", "nice", "oom_score_adj", "over", "pass_fds",
         "rlimits", "root", "security", "session", "tty", "umask", "user",
     )  # fmt: skip
 
@@ -84,7 +83,7 @@ class Launch:
         cpu_seconds: float | None = None,
         hold: bool = False,
         join: Sequence[tuple[str, int]] = (),
-        proc: Proc | None = None,
+        over: Sequence[Mount] = (),
         host_root: bool = True,
     ) -> None:
         """Beside the options of Process: ``hold`` waits instead of running a program; ``join`` are a
@@ -104,7 +103,7 @@ class Launch:
         self.hostname, self.domainname, self.session = hostname, domainname, session
         self.nice, self.affinity, self.oom_score_adj = nice, affinity, oom_score_adj
         self.cpu_seconds, self.hold = cpu_seconds, hold
-        self.join, self.proc, self.host_root = join, proc, host_root
+        self.join, self.over, self.host_root = join, over, host_root
         self.init = self.namespaces.new("pid") if init is None else init
         self._check()
 
@@ -141,7 +140,7 @@ class Launch:
 
     def make_directory(self) -> TemporaryTree | None:
         """The directory of an ephemeral layer on disk; the process then owns it."""
-        if not (isinstance(self.root, OverlayFS) and self.root.needs_directory):
+        if not (is_overlay(self.root) and self.root.needs_directory):
             return None
         if isinstance(self.idmap, IdMap) and self.idmap.tool and not owns_all_ids():
             raise Unsupported(
@@ -150,7 +149,7 @@ class Launch:
             )
         from .kernel.tree import TemporaryTree
 
-        return TemporaryTree(*DISK_DIRECTORIES)
+        return TemporaryTree(*self.root.disk_directories)
 
 
 _HOST_NAMESPACES = Namespaces()
@@ -169,7 +168,14 @@ def compile_launch(launch: Launch, ids: IdRange | None, directory: TemporaryTree
         idmap = launch.idmap or ids or IdMap.single()
     outside = _may_mount()
     host_root = launch.host_root if launch.join else launch.maps_host_root
-    build = Build(plan, outside=outside, idmap=idmap is not None, host_root=host_root)
+    build = Build(
+        plan,
+        outside=outside,
+        idmap=idmap is not None,
+        host_root=host_root,
+        own_net=ns.new("net"),
+        own_ipc=ns.new("ipc"),
+    )
     try:
         _before(plan, launch)
         ns.compile(plan, root_caller=outside)
@@ -272,23 +278,18 @@ def joins_user(launch: Launch) -> bool:
 
 
 def _compile_mounts(build: Build, launch: Launch, directory: TemporaryTree | None) -> None:
-    if launch.proc is not None:
-        launch.proc.compile_over(build)
+    for mount in launch.over:
+        mount.compile_over(build)
     if launch.root is None and not launch.mounts:
         return
     ns = launch.namespaces
     root = launch.root
-    if directory is not None and isinstance(root, OverlayFS):
+    if directory is not None and is_overlay(root):
         root = root.on_disk(directory)
     room = sum(mount.room for mount in launch.mounts)
     read_only = compile_root(build, root, userxattr=not ns_is_host(ns.user), net_host=ns.net == "host", room=room)
     for mount in launch.mounts:
-        if isinstance(mount, Sysfs):
-            mount.compile(build, own_net=ns.new("net"))
-        elif isinstance(mount, Dev):
-            mount.compile(build, own_ipc=ns.new("ipc"))
-        else:
-            mount.compile(build)
+        mount.compile(build)
     if read_only:
         build.plan.add(_READ_ONLY)
     if launch.tty and has_dev(launch):
@@ -304,7 +305,7 @@ def ns_is_host(ns: object) -> bool:
 
 
 def has_dev(launch: Launch) -> bool:
-    return any(isinstance(mount, Dev) for mount in launch.mounts)
+    return any(mount.has_dev for mount in launch.mounts)
 
 
 _READ_ONLY = Op(Code.ATTR, Stage.INSIDE, "make the root read-only", slot=p.SLOT_ROOT, a=calls.MOUNT_ATTR_RDONLY)

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from .errors import InvalidValue
-from .units import size as parse_size
+from .units import optional_size
 from .value import Value
 
 __all__ = ["Limits"]
@@ -34,9 +34,9 @@ class Limits(Value):
 
     pids_max: int | None = attrs.field(default=512, validator=_positive)
     cpu_seconds: float | None = attrs.field(default=None, validator=_positive)
-    output_max: int | None = attrs.field(default=16 << 20, converter=attrs.converters.optional(parse_size))
+    output_max: int | None = attrs.field(default=16 << 20, converter=optional_size)
     nofile: int | None = attrs.field(default=1024, validator=_positive)
-    file_size_max: int | None = attrs.field(default=None, converter=attrs.converters.optional(parse_size))
+    file_size_max: int | None = attrs.field(default=None, converter=optional_size)
 
     def rlimits(self) -> dict[str, int | tuple[int, int]]:
         """As resource limits of the program. No core is ever written.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import attrs
 
@@ -21,13 +21,6 @@ __all__ = ["Namespaces"]
 _NEW_IN_CLONE = ("user", "mnt", "pid", "net", "ipc", "uts")
 
 
-def _checked(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value not in ("host", "new") and not hasattr(value, "fileno"):
-        raise InvalidValue(
-            f"namespace {attribute.name}={value!r} must be 'host' (the caller's), 'new', or a Namespace to join"
-        )
-
-
 @attrs.frozen(eq=False, repr=False, kw_only=True)
 class Namespaces(Value):
     """The namespaces of a process, by the kernel's names for their kinds (namespaces(7)).
@@ -38,15 +31,23 @@ class Namespaces(Value):
     ``Namespaces()`` is no isolation at all; :meth:`all` is what ``run()`` uses.
     """
 
-    user: Literal["host", "new"] | Namespace = attrs.field(default="host", validator=_checked)
-    mnt: Literal["host", "new"] | Namespace = attrs.field(default="host", validator=_checked)
-    pid: Literal["host", "new"] | Namespace = attrs.field(default="host", validator=_checked)
-    net: Literal["host", "new"] | Namespace = attrs.field(default="host", validator=_checked)
-    ipc: Literal["host", "new"] | Namespace = attrs.field(default="host", validator=_checked)
-    uts: Literal["host", "new"] | Namespace = attrs.field(default="host", validator=_checked)
-    cgroup: Literal["host", "new"] | Namespace = attrs.field(default="host", validator=_checked)
-    time: Literal["host", "new"] | Namespace = attrs.field(default="host", validator=_checked)
+    user: Literal["host", "new"] | Namespace = "host"
+    mnt: Literal["host", "new"] | Namespace = "host"
+    pid: Literal["host", "new"] | Namespace = "host"
+    net: Literal["host", "new"] | Namespace = "host"
+    ipc: Literal["host", "new"] | Namespace = "host"
+    uts: Literal["host", "new"] | Namespace = "host"
+    cgroup: Literal["host", "new"] | Namespace = "host"
+    time: Literal["host", "new"] | Namespace = "host"
     clock_offsets: tuple[float, float] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        # Not a validator on each field: eight of them would double what the class costs at import.
+        for kind, value in self.items():
+            if value not in ("host", "new") and not hasattr(value, "fileno"):
+                raise InvalidValue(
+                    f"namespace {kind}={value!r} must be 'host' (the caller's), 'new', or a Namespace to join"
+                )
 
     @classmethod
     def all(cls, *, net: Literal["host", "new"] | Namespace = "new") -> Namespaces:

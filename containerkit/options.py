@@ -6,7 +6,7 @@ A test holds these against the signatures that they stand for.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from .build import Mount
 from .idmap import IdMap, IdRange
@@ -16,8 +16,10 @@ from .limits import Limits
 from .namespace import Namespace
 from .namespaces import Namespaces
 from .process import Stream
-from .rootfs import Root
 from .security import Security
+
+if TYPE_CHECKING:
+    from .rootfs import Root
 
 __all__ = ["ConverseOptions", "JoinOptions", "JoinRunOptions", "LaunchOptions", "RunOptions", "SandboxOptions"]
 

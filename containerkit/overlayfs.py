@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import attrs
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["OverlayFS"]
 
 _VALUE_MAX = 255  # what fsconfig(2) takes as one string
-DISK_DIRECTORIES = ("upper", "work")
 _LAYERS_MAX = 500  # OVL_MAX_STACK, fs/overlayfs/params.h
 
 
@@ -74,6 +73,9 @@ class OverlayFS(Value):
         if value not in ("tmpfs", "disk"):
             raise InvalidValue(f"ephemeral={value!r} must be 'tmpfs' or 'disk'")
 
+    disk_directories: ClassVar[tuple[str, str]] = ("upper", "work")
+    """What is in the directory of an ephemeral layer on disk."""
+
     @property
     def needs_directory(self) -> bool:
         """Whether a start has to make a directory for its upper layer."""
@@ -81,7 +83,7 @@ class OverlayFS(Value):
 
     def on_disk(self, directory: TemporaryTree) -> OverlayFS:
         """The same, with its ephemeral layer in this directory."""
-        upper, work = (os.path.join(directory.path, name) for name in DISK_DIRECTORIES)
+        upper, work = (os.path.join(directory.path, name) for name in self.disk_directories)
         return attrs.evolve(self, upper=upper, work=work, volatile=True)
 
     def compile_root(self, build: Build, *, userxattr: bool) -> None:

@@ -143,7 +143,7 @@ class Process:
         begin = time.monotonic_ns()
         try:
             self._ids = launch.allocate_ids()
-            streams.open(stdin, stdout, stderr, host_tty=bool(launch.tty) and not has_dev(launch))
+            streams.open(stdin, stdout, stderr, host_tty=not has_dev(launch) and launch.tty)
             self._directory = launch.make_directory()
             plan = compile_launch(launch, self._ids, self._directory)
             try:
@@ -406,12 +406,15 @@ class _Streams:
         self.terminal = -1
         self._close: list[int] = []
 
-    def open(self, stdin: Stream, stdout: Stream, stderr: Stream, *, host_tty: bool) -> None:
+    def open(self, stdin: Stream, stdout: Stream, stderr: Stream, *, host_tty: bool | tuple[int, int]) -> None:
         if host_tty:
             # No devpts of its own: the caller's serves.
+            import termios
+
             self.terminal, slave = os.openpty()
             os.set_inheritable(self.terminal, False)
             self._close.append(slave)
+            termios.tcsetwinsize(slave, host_tty if isinstance(host_tty, tuple) else (24, 80))
             self.theirs = (slave, slave, slave)
             return
         first, second = self._one(0, stdin), self._one(1, stdout)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 from functools import cache
+from typing import TYPE_CHECKING
 
 from . import plan as p
-from .build import NODEV, NOSUID, RDONLY, Build, host_op, keep, parents
+from .build import NODEV, NOSUID, RDONLY, Build, host_op, is_overlay, keep, parents
 from .kernel import calls
 from .kernel.calls import StrPath
 from .mounttree import MountTree
-from .overlayfs import OverlayFS
 from .plan import Code, Op, Stage
 
 __all__ = ["HOST", "HostDirectories", "Root"]
@@ -37,7 +37,12 @@ class HostDirectories:
 
 HOST = HostDirectories()
 
-Root = StrPath | OverlayFS | MountTree | HostDirectories
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from .overlayfs import OverlayFS
+
+    Root: TypeAlias = StrPath | OverlayFS | MountTree | HostDirectories
 
 _SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "opt", "nix/store", "gnu/store")
 _ETC = (
@@ -52,7 +57,7 @@ def compile_root(build: Build, root: Root | None, *, userxattr: bool, net_host: 
     Returns whether the root is to be read-only in the end.
     """
     room = (room | 0xFFFFF) + 1
-    if isinstance(root, OverlayFS):
+    if is_overlay(root):
         ephemeral = root.upper is None
         build.plan.add(*_scratch(room + root.size if ephemeral else room, root.inodes if ephemeral else 4096))
         root.compile_root(build, userxattr=userxattr)

@@ -12,12 +12,11 @@ from .build import Mount
 from .capture import Tail, write_some
 from .completed import Completed, Outcome, Usage
 from .errors import ClosedHandle, InvalidValue, Unsupported
+from .filesystems import Standard
 from .idmap import owns_all_ids
 from .launch import Arg, Launch, home
 from .limits import Limits
-from .mounts import Dev, Proc, Sysfs, Tmpfs
 from .namespaces import Namespaces
-from .overlayfs import OverlayFS
 from .process import DEVNULL, PIPE, Process, Stream, explain_launch, returncode
 from .rootfs import HOST, HostDirectories
 from .security import Security
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from .mounttree import MountTree
     from .namespace import Namespace
     from .options import JoinRunOptions, RunOptions, SandboxOptions
+    from .overlayfs import OverlayFS
     from .timeline import Timeline
 
 __all__ = ["Sandbox", "explain", "run"]
@@ -39,7 +39,7 @@ GRACE = 1.0
 
 _STRICT = Security.strict()
 _LIMITS = Limits()
-_STANDARD = (Proc(), Sysfs(), Dev(), Tmpfs("/tmp"))  # noqa: S108  the sandbox's own
+_STANDARD = (Standard(),)
 _SIGTERM, _SIGKILL = 15, 9
 _CHUNK = 1 << 16
 # A program that goes on writing long after what is kept is full is stopped.
@@ -169,8 +169,10 @@ def _namespaces(network: Any) -> Namespaces:
 
 def _root(rootfs: Any, user: int | str | None) -> tuple[Any, tuple[Mount, ...]]:
     if rootfs is None or rootfs is HOST:
-        return HOST, (*_STANDARD, Tmpfs(home(user), mode=0o777))
+        return HOST, (Standard(home(user)),)
     if isinstance(rootfs, (str, bytes, os.PathLike)):
+        from .overlayfs import OverlayFS
+
         rootfs = OverlayFS(rootfs)
     return rootfs, _STANDARD
 
@@ -421,7 +423,7 @@ class Sandbox:
         # A network namespace that was given is given to each joiner again; it is not owned by the sandbox's user
         # namespace.
         self._nested = _NESTED if isinstance(network, str) else Namespaces(mnt="new", pid="new", net=network)
-        self._proc = next((mount for mount in launch.mounts if isinstance(mount, Proc)), None)
+        self._mounts = launch.mounts
         return launch
 
     @overload
@@ -503,7 +505,7 @@ class Sandbox:
         return Launch(
             args,
             join=self._join_fds(),
-            proc=self._proc,
+            over=self._mounts,
             host_root=self._host_root,
             namespaces=self._nested,
             security=self._security,

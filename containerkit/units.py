@@ -29,3 +29,8 @@ def size(value: int | str) -> int:
     if not 0 < result < 1 << 63:
         raise InvalidValue(f"size {value!r} must be at least one byte and fit in 63 bits")
     return result
+
+
+def optional_size(value: int | str | None) -> int | None:
+    """As :func:`size`; None is no limit."""
+    return None if value is None else size(value)

@@ -1,11 +1,11 @@
-"""The numbers of the system calls, by architecture. Written by tests/tools/generate_syscalls.py: do not edit.
+"""The system calls: their numbers, by architecture. Written by tests/tools/generate_syscalls.py: do not edit.
 
 Up to Linux 6.19. A name is the kernel's own; a number in a list is that of the name after it, the others count on.
 """
 
 from __future__ import annotations
 
-__all__ = ["ELSEWHERE", "numbers"]
+__all__ = ["ELSEWHERE", "INTS", "numbers"]
 
 _X86_64 = """
 0 read write open close stat fstat lstat poll lseek mmap mprotect munmap brk rt_sigaction rt_sigprocmask rt_sigreturn
@@ -124,6 +124,62 @@ spu_run subpage_prot swapcontext switch_endian sync_file_range2 sys_debug_setcon
 usr32
 """
 """Names that only other architectures have: no rule about them can have an effect here."""
+
+INTS = {
+    "accept": 0b1, "accept4": 0b1001, "access": 0b10, "add_key": 0b10000, "alarm": 0b1, "arch_prctl": 0b1,
+    "bind": 0b101, "bpf": 0b101, "cachestat": 0b1001, "chmod": 0b10, "chown": 0b110, "clock_adjtime": 0b1,
+    "clock_getres": 0b1, "clock_gettime": 0b1, "clock_nanosleep": 0b11, "clock_settime": 0b1, "clone": 0b1,
+    "close": 0b1, "close_range": 0b111, "connect": 0b101, "copy_file_range": 0b100101, "creat": 0b10, "dup": 0b1,
+    "dup2": 0b11, "dup3": 0b111, "epoll_create": 0b1, "epoll_create1": 0b1, "epoll_ctl": 0b111, "epoll_pwait": 0b1101,
+    "epoll_pwait2": 0b101, "epoll_wait": 0b1101, "eventfd": 0b1, "eventfd2": 0b11, "execveat": 0b10001, "exit": 0b1,
+    "exit_group": 0b1, "faccessat": 0b101, "faccessat2": 0b1101, "fadvise64": 0b1001, "fallocate": 0b11,
+    "fanotify_init": 0b11, "fanotify_mark": 0b1011, "fchdir": 0b1, "fchmod": 0b11, "fchmodat": 0b101,
+    "fchmodat2": 0b1101, "fchown": 0b111, "fchownat": 0b11101, "fcntl": 0b11, "fdatasync": 0b1, "fgetxattr": 0b1,
+    "file_getattr": 0b10001, "file_setattr": 0b10001, "flistxattr": 0b1, "flock": 0b11, "fremovexattr": 0b1,
+    "fsconfig": 0b10011, "fsetxattr": 0b10001, "fsmount": 0b111, "fsopen": 0b10, "fspick": 0b101, "fstat": 0b1,
+    "fstatfs": 0b1, "fsync": 0b1, "ftruncate": 0b1, "futex": 0b100110, "futex_requeue": 0b1110,
+    "futex_wait": 0b101000, "futex_waitv": 0b10110, "futex_wake": 0b1100, "futimesat": 0b1, "get_robust_list": 0b1,
+    "getdents": 0b101, "getdents64": 0b101, "getgroups": 0b1, "getitimer": 0b1, "getpeername": 0b1, "getpgid": 0b1,
+    "getpriority": 0b11, "getrandom": 0b100, "getrlimit": 0b1, "getrusage": 0b1, "getsid": 0b1, "getsockname": 0b1,
+    "getsockopt": 0b111, "getxattrat": 0b101, "inotify_add_watch": 0b101, "inotify_init1": 0b1,
+    "inotify_rm_watch": 0b11, "io_setup": 0b1, "io_uring_enter": 0b1111, "io_uring_register": 0b1011,
+    "io_uring_setup": 0b1, "ioctl": 0b11, "ioperm": 0b100, "iopl": 0b1, "ioprio_get": 0b11, "ioprio_set": 0b111,
+    "kcmp": 0b111, "keyctl": 0b1, "kill": 0b11, "landlock_add_rule": 0b1011, "landlock_create_ruleset": 0b100,
+    "landlock_restrict_self": 0b11, "lchown": 0b110, "linkat": 0b10101, "listen": 0b11, "listmount": 0b1000,
+    "listxattrat": 0b101, "lseek": 0b101, "lsetxattr": 0b10000, "lsm_get_self_attr": 0b1001,
+    "lsm_list_modules": 0b100, "lsm_set_self_attr": 0b1101, "madvise": 0b100, "mbind": 0b100000, "membarrier": 0b111,
+    "memfd_create": 0b10, "memfd_secret": 0b1, "migrate_pages": 0b1, "mkdir": 0b10, "mkdirat": 0b101, "mknod": 0b110,
+    "mknodat": 0b1101, "mlock2": 0b100, "mlockall": 0b1, "modify_ldt": 0b1, "mount_setattr": 0b101,
+    "move_mount": 0b10101, "move_pages": 0b100001, "mq_getsetattr": 0b1, "mq_notify": 0b1, "mq_open": 0b110,
+    "mq_timedreceive": 0b1, "mq_timedsend": 0b1001, "msgctl": 0b11, "msgget": 0b11, "msgrcv": 0b10001,
+    "msgsnd": 0b1001, "msync": 0b100, "name_to_handle_at": 0b10001, "newfstatat": 0b1001, "open": 0b110,
+    "open_by_handle_at": 0b101, "open_tree": 0b101, "open_tree_attr": 0b101, "openat": 0b1101, "openat2": 0b1,
+    "perf_event_open": 0b1110, "personality": 0b1, "pidfd_getfd": 0b111, "pidfd_open": 0b11,
+    "pidfd_send_signal": 0b1011, "pipe2": 0b10, "pkey_free": 0b1, "pkey_mprotect": 0b1000, "poll": 0b110,
+    "ppoll": 0b10, "prctl": 0b1, "pread64": 0b1, "preadv2": 0b100000, "prlimit64": 0b11, "process_madvise": 0b11001,
+    "process_mrelease": 0b11, "process_vm_readv": 0b1, "process_vm_writev": 0b1, "pselect6": 0b1, "pwrite64": 0b1,
+    "pwritev2": 0b100000, "quotactl": 0b101, "quotactl_fd": 0b111, "read": 0b1, "readahead": 0b1, "readlink": 0b100,
+    "readlinkat": 0b1001, "reboot": 0b111, "recvfrom": 0b1001, "recvmmsg": 0b1101, "recvmsg": 0b101,
+    "removexattrat": 0b101, "renameat": 0b101, "renameat2": 0b10101, "request_key": 0b1000, "rseq": 0b1110,
+    "rt_sigaction": 0b1, "rt_sigprocmask": 0b1, "rt_sigqueueinfo": 0b11, "rt_tgsigqueueinfo": 0b111,
+    "sched_get_priority_max": 0b1, "sched_get_priority_min": 0b1, "sched_getaffinity": 0b11,
+    "sched_getattr": 0b1101, "sched_getparam": 0b1, "sched_getscheduler": 0b1, "sched_rr_get_interval": 0b1,
+    "sched_setaffinity": 0b11, "sched_setattr": 0b101, "sched_setparam": 0b1, "sched_setscheduler": 0b11,
+    "seccomp": 0b11, "select": 0b1, "semctl": 0b111, "semget": 0b111, "semop": 0b101, "semtimedop": 0b101,
+    "sendfile": 0b11, "sendmmsg": 0b1101, "sendmsg": 0b101, "sendto": 0b101001, "set_mempolicy": 0b1,
+    "setdomainname": 0b10, "setfsgid": 0b1, "setfsuid": 0b1, "setgid": 0b1, "setgroups": 0b1, "sethostname": 0b10,
+    "setitimer": 0b1, "setns": 0b11, "setpgid": 0b11, "setpriority": 0b111, "setregid": 0b11, "setresgid": 0b111,
+    "setresuid": 0b111, "setreuid": 0b11, "setrlimit": 0b1, "setsockopt": 0b10111, "setuid": 0b1, "setxattr": 0b10000,
+    "setxattrat": 0b101, "shmat": 0b101, "shmctl": 0b11, "shmget": 0b101, "shutdown": 0b11, "signalfd": 0b1,
+    "signalfd4": 0b1001, "socket": 0b111, "socketpair": 0b111, "splice": 0b100101, "statmount": 0b1000,
+    "statx": 0b1101, "swapon": 0b10, "symlinkat": 0b10, "sync_file_range": 0b1001, "syncfs": 0b1, "sysfs": 0b1,
+    "syslog": 0b101, "tee": 0b1011, "tgkill": 0b111, "timer_create": 0b1, "timer_delete": 0b1,
+    "timer_getoverrun": 0b1, "timer_gettime": 0b1, "timer_settime": 0b11, "timerfd_create": 0b11,
+    "timerfd_gettime": 0b1, "timerfd_settime": 0b11, "tkill": 0b11, "umask": 0b1, "umount2": 0b10, "unlinkat": 0b101,
+    "userfaultfd": 0b1, "ustat": 0b1, "utimensat": 0b1001, "vmsplice": 0b1001, "wait4": 0b101, "waitid": 0b1011,
+    "write": 0b1,
+}  # fmt: skip
+"""Which arguments the kernel takes as 32 bits or less, one bit each. It throws the upper half away."""
 
 _LISTS = {"x86_64": _X86_64, "aarch64": _AARCH64, "i386": _I386}
 _numbers: dict[str, dict[str, int]] = {}

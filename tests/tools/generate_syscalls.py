@@ -2,12 +2,17 @@
 
 The numbers come from the headers that are installed (Debian: linux-libc-dev), through the C preprocessor, and from
 :data:`LATER` for what those are too old to know. An interface number never changes, so a newer header only adds to it.
+
+Which arguments are ints comes from the tracepoints of the running kernel, which needs root and CONFIG_FTRACE_SYSCALLS::
+
+    unshare --mount sh -c 'mount -t tracefs none /mnt && python tests/tools/generate_syscalls.py /mnt'
 """
 
 from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -39,14 +44,25 @@ ELSEWHERE = (
 # What arch/arm64/include/uapi/asm/unistd.h chooses of the list that newer architectures share.
 ARM64_CHOICES = ("NEW_STAT", "RENAMEAT", "SET_GET_RLIMIT", "TIME32_SYSCALLS", "SYS_CLONE3", "MEMFD_SECRET")
 
-HEAD = '''"""The numbers of the system calls, by architecture. Written by tests/tools/generate_syscalls.py: do not edit.
+INTS = (
+    "int", "unsigned", "unsigned int", "u32", "__u32", "__s32", "umode_t", "pid_t", "uid_t", "gid_t", "qid_t", "key_t",
+    "key_serial_t", "clockid_t", "timer_t", "mqd_t", "rwf_t", "enum landlock_rule_type",
+)  # fmt: skip
+"""The kernel's types of at most 32 bits."""
+
+TRACED_AS = {
+    "fstat": "newfstat", "lstat": "newlstat", "sendfile": "sendfile64", "stat": "newstat", "umount2": "umount",
+    "uname": "newuname",
+}  # fmt: skip
+
+HEAD = '''"""The system calls: their numbers, by architecture. Written by tests/tools/generate_syscalls.py: do not edit.
 
 Up to Linux 6.19. A name is the kernel's own; a number in a list is that of the name after it, the others count on.
 """
 
 from __future__ import annotations
 
-__all__ = ["ELSEWHERE", "numbers"]
+__all__ = ["ELSEWHERE", "INTS", "numbers"]
 '''
 
 TAIL = '''
@@ -95,6 +111,22 @@ def from_headers() -> dict[str, dict[str, int]]:
     }
 
 
+def ints(tracefs: Path) -> dict[str, int]:
+    """Which arguments of each x86-64 call the kernel takes as 32 bits or less: a bit for each."""
+    found = {}
+    for name in from_headers()["x86_64"] | LATER:
+        format_file = tracefs / f"events/syscalls/sys_enter_{TRACED_AS.get(name, name)}/format"
+        if format_file.exists():
+            text = format_file.read_text().partition("__syscall_nr")[2]
+            types = [re.sub(r"\bconst ", "", kind).strip() for kind in re.findall(r"field:(.*?)\w+;", text)]
+            bits = sum(1 << index for index, kind in enumerate(types) if kind in INTS)
+            # It says unsigned long, and the kernel drops the upper half (lower_32_bits in kernel/fork.c).
+            bits |= name == "clone"
+            if bits:
+                found[name] = bits
+    return found
+
+
 def listing(numbers: dict[str, int]) -> str:
     words, following = [], -1
     for name, number in sorted(numbers.items(), key=lambda item: item[1]):
@@ -105,7 +137,7 @@ def listing(numbers: dict[str, int]) -> str:
     return textwrap.fill(" ".join(words), 118, break_long_words=False, break_on_hyphens=False)
 
 
-def module(tables: dict[str, dict[str, int]]) -> str:
+def module(tables: dict[str, dict[str, int]], ints: dict[str, int]) -> str:
     common = {name: number for name, number in tables["aarch64"].items() if number >= COMMON_FIRST} | LATER
     parts = [HEAD]
     for architecture, numbers in tables.items():
@@ -119,8 +151,14 @@ def module(tables: dict[str, dict[str, int]]) -> str:
         + textwrap.fill(" ".join(sorted(ELSEWHERE)), 118)
         + '\n"""\n"""Names that only other architectures have: no rule about them can have an effect here."""\n'
     )
+    entries = ", ".join(f'"{name}": {bits:#b}' for name, bits in sorted(ints.items()))
+    wrapped = textwrap.fill(entries.replace(": ", ":"), 108).replace(":", ": ").replace("\n", "\n    ")
+    parts.append(
+        f"INTS = {{\n    {wrapped},\n}}  # fmt: skip\n"
+        '"""Which arguments the kernel takes as 32 bits or less, one bit each. It throws the upper half away."""\n'
+    )
     return "\n".join(parts) + TAIL
 
 
 if __name__ == "__main__":
-    TARGET.write_text(module(from_headers()))
+    TARGET.write_text(module(from_headers(), ints(Path(sys.argv[1]))))

@@ -1,0 +1,250 @@
+"""The compiler of seccomp policies: rules to classic BPF (Documentation/userspace-api/seccomp_filter.rst).
+
+A filter sees a call's number, its architecture and six arguments of 64 bits, as words of 32. It may only jump forward,
+and a conditional jump only over 255 instructions. So the program is written from its end: each instruction knows where
+its targets are, and a target that has come too far away gets a stepping stone.
+
+The shape: is it our architecture; then a balanced search over the call numbers, in which neighbours with one answer are
+one range; then, for the few calls that have conditions, their tests. The path to an answer that hangs on the number
+alone has only jumps, so Linux keeps these answers in a bitmap and does not run the filter at all (5.11, x86-64, arm64).
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from typing import TYPE_CHECKING
+
+from ..errors import InvalidValue
+from . import syscalls
+
+if TYPE_CHECKING:
+    from .seccomp import Arg, Seccomp
+
+__all__ = ["compile_filter"]
+
+LENGTH_MAX = 4096  # BPF_MAXINSNS
+
+# linux/bpf_common.h
+_LOAD, _AND, _RETURN = 0x20, 0x54, 0x06  # LD|W|ABS, ALU|AND|K, RET|K
+_JUMP, _EQUAL, _GREATER, _NOT_LESS = 0x05, 0x15, 0x25, 0x35  # JA, JEQ, JGT, JGE |K
+
+# struct seccomp_data
+_NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
+
+# linux/audit.h
+_AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7, "i386": 0x40000003}
+_X32 = 0x40000000
+
+_ENOSYS = 0x00050000 | errno.ENOSYS
+_U32 = 0xFFFFFFFF
+
+# 32-bit x86 has several calls where later architectures have one. socketcall and ipc, which carry their arguments
+# behind a pointer, are none of them.
+_I386_SUFFIXES = ("32", "64", "_time64")
+_I386_ALSO = {
+    "fadvise64": ("fadvise64_64",), "getrlimit": ("ugetrlimit",), "lseek": ("_llseek",), "mmap": ("mmap2",),
+    "newfstatat": ("fstatat64",), "rt_sigaction": ("sigaction", "signal"), "rt_sigpending": ("sigpending",),
+    "rt_sigprocmask": ("sigprocmask",), "rt_sigreturn": ("sigreturn",), "rt_sigsuspend": ("sigsuspend",),
+    "select": ("_newselect",), "setpriority": ("nice",), "settimeofday": ("stime",), "umount2": ("umount",),
+    "wait4": ("waitpid",),
+}  # fmt: skip
+
+if TYPE_CHECKING:
+    # Argument, operator, numbers, mask, whether 64 bits count.
+    Condition = tuple[int, str, tuple[int, ...], int, bool]
+    # Conditions, and what to return if all hold.
+    Test = tuple[tuple[Condition, ...], int]
+    # What to return; or tests, of which the first that holds decides, and what to return if none does.
+    Answer = int | tuple[tuple[Test, ...], int]
+
+
+def compile_filter(policy: Seccomp, machine: str) -> bytes:
+    """The filter for programs of ``machine``, and of 32-bit x86 if the policy lets them run."""
+    code = _Assembler()
+    elsewhere = code.give(_ENOSYS)
+    if policy.multiarch and machine == "x86_64":
+        search = _search(code, _ranges(_answers(policy, "i386"), int(policy.default)))
+        number = code.load(_NUMBER, before=search)
+        elsewhere = code.jump(_EQUAL, _AUDIT_ARCH["i386"], number, elsewhere)
+    ranges = _ranges(_answers(policy, machine), int(policy.default))
+    if machine == "x86_64" and ranges[-1][1] != _ENOSYS:
+        ranges.append((_X32, _ENOSYS))
+    number = code.load(_NUMBER, before=_search(code, ranges))
+    ours = code.jump(_EQUAL, _AUDIT_ARCH[machine], number, elsewhere)
+    code.load(_ARCHITECTURE, before=ours)
+    return code.program()
+
+
+def _answers(policy: Seccomp, machine: str) -> dict[int, Answer]:
+    """By number, what becomes of each call that a rule names."""
+    numbers = syscalls.numbers(machine)
+    default = int(policy.default)
+    answers: dict[int, Answer] = {}
+    for rule in policy.rules:
+        action = int(rule.action)
+        for name in rule.names:
+            for number in _numbers_of(name, machine, numbers):
+                if not rule.where:
+                    answers[number] = action
+                    continue
+                tests, otherwise = _as_tests(answers.get(number, default))
+                if tests or otherwise != action:
+                    conditions = tuple(_condition(arg, syscalls.INTS.get(name, 0)) for arg in rule.where)
+                    answers[number] = (((conditions, action), *tests), otherwise)
+    return answers
+
+
+def _as_tests(answer: Answer) -> tuple[tuple[Test, ...], int]:
+    return ((), answer) if isinstance(answer, int) else answer
+
+
+def _numbers_of(name: str, machine: str, numbers: dict[str, int]) -> list[int]:
+    names = [name]
+    if machine == "i386":
+        native = syscalls.numbers("x86_64")
+        variants = [name + suffix for suffix in _I386_SUFFIXES]
+        names += [variant for variant in variants if variant not in native]
+        names += _I386_ALSO.get(name, ())
+    return [numbers[one] for one in names if one in numbers]
+
+
+def _condition(arg: Arg, ints: int) -> Condition:
+    values = arg.value if isinstance(arg.value, tuple) else (arg.value,)
+    if not ints >> arg.index & 1:
+        return arg.index, arg.op, values, arg.mask, True
+    if arg.op in ("==", "!=", "in", "not in"):
+        return arg.index, arg.op, tuple(value & _U32 for value in values), arg.mask & _U32, False
+    if values[0] > _U32:  # more than any
+        return arg.index, "<=" if arg.op in ("<", "<=") else ">", (_U32,), arg.mask & _U32, False
+    return arg.index, arg.op, values, arg.mask & _U32, False
+
+
+def _ranges(answers: dict[int, Answer], default: int) -> list[tuple[int, Answer]]:
+    """The first number of each run of equal answers, and the answer: from 0 to the end of all numbers."""
+    ranges: list[tuple[int, Answer]] = [(0, answers.get(0, default))]
+    following = 0
+    for number in sorted(answers):
+        if number != following and ranges[-1][1] != default:
+            ranges.append((following, default))
+        if answers[number] != ranges[-1][1]:
+            ranges.append((number, answers[number]))
+        following = number + 1
+    if ranges[-1][1] != default:
+        ranges.append((following, default))
+    return ranges
+
+
+def _search(code: _Assembler, ranges: list[tuple[int, Answer]]) -> int:
+    """A binary search for the number in the accumulator; returns its first instruction."""
+    if len(ranges) == 1:
+        return _give(code, ranges[0][1])
+    middle = len(ranges) // 2
+    above = _search(code, ranges[middle:])
+    below = _search(code, ranges[:middle])
+    return code.jump(_NOT_LESS, ranges[middle][0], above, below)
+
+
+def _give(code: _Assembler, answer: Answer) -> int:
+    if isinstance(answer, int):
+        return code.give(answer)
+    known = code.tests.get(answer)
+    if known is None:
+        tests, otherwise = answer
+        known = code.give(otherwise)
+        for conditions, action in reversed(tests):
+            no, known = known, code.give(action)
+            for condition in reversed(conditions):
+                known = _test(code, condition, known, no)
+        code.tests[answer] = known
+    return known
+
+
+def _test(code: _Assembler, condition: Condition, yes: int, no: int) -> int:
+    index, op, values, mask, wide = condition
+    if op in ("!=", "not in", "<", "<="):
+        yes, no = no, yes
+    low, high = _ARGUMENTS + 8 * index, _ARGUMENTS + 8 * index + 4  # both architectures are little-endian
+    low_mask, high_mask = mask & _U32, mask >> 32
+    if op in (">", ">=", "<", "<="):
+        value = values[0]
+        last = _GREATER if op in (">", "<=") else _NOT_LESS
+        entry = code.load(low, low_mask, before=code.jump(last, value & _U32, yes, no))
+        if wide:
+            entry = code.jump(_EQUAL, value >> 32, entry, no)
+            entry = code.load(high, high_mask, before=code.jump(_GREATER, value >> 32, yes, entry))
+        return entry
+    if not wide or not high_mask:
+        lows = [value for value in values if value <= _U32]
+        return _one_of(code, low, low_mask, dict.fromkeys(lows, yes), no)
+    by_high: dict[int, dict[int, int]] = {}
+    for value in values:
+        by_high.setdefault(value >> 32, {})[value & _U32] = yes
+    found = {half: _one_of(code, low, low_mask, lows, no) for half, lows in by_high.items()}
+    return _one_of(code, high, high_mask, found, no)
+
+
+def _one_of(code: _Assembler, offset: int, mask: int, targets: dict[int, int], no: int) -> int:
+    if not targets:
+        return no
+    for value, target in targets.items():
+        no = code.jump(_EQUAL, value, target, no)
+    return code.load(offset, mask, before=no)
+
+
+class _Assembler:
+    """A program, written from its end. A position counts from there: it stays when more is written before it."""
+
+    def __init__(self) -> None:
+        self.tests: dict[Answer, int] = {}
+        self._code: list[tuple[int, int, int, int]] = []  # code, jt, jf, k; the last one first
+        self._given: dict[int, int] = {}
+
+    def give(self, value: int) -> int:
+        """An instruction that ends with this value."""
+        known = self._given.get(value)
+        if known is None or self._distance(known) > 200:
+            known = self._given[value] = self._write(_RETURN, 0, 0, value)
+        return known
+
+    def jump(self, code: int, k: int, yes: int, no: int) -> int:
+        """A comparison of the accumulator with ``k``."""
+        if yes == no:
+            return yes
+        yes, no = self._within_reach(yes), self._within_reach(no)
+        return self._write(code, self._distance(yes), self._distance(no), k)
+
+    def load(self, offset: int, mask: int = _U32, *, before: int) -> int:
+        """Load a word of the call, and go on at ``before``, which has to come next."""
+        if before != len(self._code) - 1:
+            self._stone(before)
+        if mask != _U32:
+            self._write(_AND, 0, 0, mask)
+        return self._write(_LOAD, 0, 0, offset)
+
+    def program(self) -> bytes:
+        if len(self._code) > LENGTH_MAX:
+            raise InvalidValue(
+                f"the policy needs {len(self._code)} instructions, more than the {LENGTH_MAX} that the kernel takes: "
+                "use fewer conditions, or masks and ranges instead of single numbers"
+            )
+        return struct.pack("<" + "HBBI" * len(self._code), *(part for line in reversed(self._code) for part in line))
+
+    def _write(self, code: int, jt: int, jf: int, k: int) -> int:
+        self._code.append((code, jt, jf, k))
+        return len(self._code) - 1
+
+    def _distance(self, position: int) -> int:
+        """What the next instruction has to jump over to get there."""
+        return len(self._code) - position - 1
+
+    def _within_reach(self, position: int) -> int:
+        # Two less than the limit: the other target of the same jump may need a stone, too.
+        return position if self._distance(position) <= 253 else self._stone(position)
+
+    def _stone(self, position: int) -> int:
+        code, _, _, k = self._code[position]
+        if code in (_RETURN, _JUMP):
+            k = k if code == _RETURN else k + self._distance(position) + 1
+            return self._write(code, 0, 0, k)
+        return self._write(_JUMP, 0, 0, self._distance(position))
