@@ -42,7 +42,7 @@ class Build:
     ``own_ipc`` say that these namespaces are new, and so may be shown by file systems of their own.
     """
 
-    __slots__ = ("files", "host_root", "idmap", "masks", "outside", "own_ipc", "own_net", "plan")
+    __slots__ = ("_sources", "files", "host_root", "idmap", "masks", "outside", "own_ipc", "own_net", "plan")
 
     def __init__(
         self, plan: Plan, *, outside: bool, idmap: bool, host_root: bool, own_net: bool = True, own_ipc: bool = True
@@ -51,6 +51,20 @@ class Build:
         self.own_net, self.own_ipc = own_net, own_ipc
         self.files = 0
         self.masks = False
+        self._sources = len(plan.ops)
+
+    def workbench(self, *ops: Op) -> None:
+        """Cover the old root. Whatever the first process takes from there by name comes before."""
+        self._sources = len(self.plan.ops)
+        self.plan.add(*ops)
+
+    def take(self, op: Op) -> None:
+        """Add a clone of a source; one by the first process goes before the workbench, which would be cloned with "/"."""
+        if op.stage is Stage.INSIDE:
+            self.plan.ops.insert(self._sources, op)
+            self._sources += 1
+        else:
+            self.plan.add(op)
 
     def tree(
         self,
@@ -93,9 +107,7 @@ class Build:
             flags &= ~p.IDMAP
         if flags & p.IDMAP:
             words += ", ids mapped"
-        self.plan.add(
-            Op(Code.TREE, stage, words, path, flags=flags, fd=self.plan.fd(fd), slot=slot, a=attr, b=propagation)
-        )
+        self.take(Op(Code.TREE, stage, words, path, flags=flags, fd=self.plan.fd(fd), slot=slot, a=attr, b=propagation))
         return os.fstat(fd).st_mode
 
     def need_masks(self) -> None:

@@ -248,7 +248,7 @@ def _fs(op: Op, err: int, path: bytes | None, detail: bytes) -> str | None:
 def overlay_hint(err: int, said: str) -> str | None:
     """Why overlayfs refused to be mounted: it tells most of its reasons to the kernel's log alone."""
     suffix = f" (it said: {said})" if said else ""
-    if err == _E.EINVAL:
+    if err in (_E.EINVAL, _E.ELOOP):
         return (
             "overlayfs refused the layers: the upper and work directories must be on one file system that supports "
             f"xattrs and is not overlayfs itself, and no layer may lie within another{suffix}"

@@ -48,6 +48,15 @@ class Namespaces(Value):
                 raise InvalidValue(
                     f"namespace {kind}={value!r} must be 'host' (the caller's), 'new', or a Namespace to join"
                 )
+        if self.clock_offsets is not None:
+            self._check_offsets(self.clock_offsets)
+
+    def _check_offsets(self, value: object) -> None:
+        pair = isinstance(value, tuple) and len(value) == 2
+        if not pair or not all(isinstance(n, (int, float)) and abs(n) < 1e12 for n in value):  # type: ignore[attr-defined]
+            raise InvalidValue(f"clock_offsets={value!r} must be two numbers of seconds: (monotonic, boottime)")
+        if self.time != "new":
+            raise InvalidValue("clock_offsets= needs time='new': a time namespace that exists has its clocks already")
 
     @classmethod
     def all(cls, *, net: Literal["host", "new"] | Namespace = "new") -> Namespaces:

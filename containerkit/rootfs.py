@@ -59,16 +59,16 @@ def compile_root(build: Build, root: Root | None, *, userxattr: bool, net_host: 
     room = (room | 0xFFFFF) + 1
     if is_overlay(root):
         ephemeral = root.upper is None
-        build.plan.add(*_scratch(room + root.size if ephemeral else room, root.inodes if ephemeral else 4096))
+        build.workbench(*_scratch(room + root.size if ephemeral else room, root.inodes if ephemeral else 4096))
         root.compile_root(build, userxattr=userxattr)
         return root.read_only
-    build.plan.add(*_scratch(room, 4096))
+    build.workbench(*_scratch(room, 4096))
     if isinstance(root, HostDirectories):
         build.plan.add(*_host_ops(net_host))
         return True
     slot = build.plan.slot()
     if root is None:
-        build.plan.add(
+        build.take(
             Op(
                 Code.TREE,
                 Stage.INSIDE,

@@ -43,7 +43,7 @@ VariableCommentPicker.is_overload = lambda self, decorators: False  # type: igno
 
 def skip(app: Sphinx, what: str, name: str, member: object, skipped: bool, options: Any) -> bool | None:
     """The fields of named tuples are in their signature; the rest is how values become plans."""
-    internal = name.startswith("compile") or name in ("needs_directory", "on_disk")
+    internal = name.startswith("compile") or name in ("needs_directory", "on_disk", "room")
     return True if internal or "Alias for field" in (getattr(member, "__doc__", None) or "") else None
 
 

@@ -72,7 +72,9 @@ def make_root(busybox_root: Path, tmp_path: Path) -> Iterator[Callable[[], Path]
         shutil.rmtree(root)
 
 
-def start(root: Path, script: str = "true", mounts: tuple[Any, ...] = (), *, standard: Any = STANDARD, **options: Any) -> str:
+def start(
+    root: Path, script: str = "true", mounts: tuple[Any, ...] = (), *, standard: Any = STANDARD, **options: Any
+) -> str:
     """Runs a script in the very root, with everything a sandbox has but an overlay over it. Its output."""
     process = Process(
         ["/bin/sh", "-c", script],
@@ -185,13 +187,14 @@ def test_a_hostile_path_is_contained_or_refused(make_root: Callable[[], Path], h
         try:
             said = start(root, "cat /proc/self/mountinfo", POINTS[point])
         except ContainerkitError as error:
-            assert isinstance(error, SpawnError), (name, error)
-            assert name not in harmless, (name, error)
+            refused: ContainerkitError | None = error
         else:
+            refused = None
             assert not (point in STRICT and at.is_symlink()), f"{name}: a link was followed"
             if point in STRICT:
                 kinds = {mount.target: mount.fstype for mount in mountinfo.parse(said)}
                 assert kinds[f"/{point}"] == {"proc": "proc"}.get(point, "tmpfs"), name
+        assert refused is None or (isinstance(refused, SpawnError) and name not in harmless), (name, refused)
         if name != "hard link to a file of the host":
             assert canary.fingerprint(host) == before, name
         else:
@@ -259,7 +262,9 @@ def test_a_destination_through_a_link_stays_inside(make_root: Callable[[], Path]
     inner = root / str(host).lstrip("/")
     inner.mkdir(parents=True)
     names = ("relative", "absolute", "climbing", "hosts")
-    said = start(root, f"cat /real/*/mark {host}/*/mark", tuple(File(f"/{n}/{n}/mark", n) for n in names), standard=[Proc()])
+    said = start(
+        root, f"cat /real/*/mark {host}/*/mark", tuple(File(f"/{n}/{n}/mark", n) for n in names), standard=[Proc()]
+    )
     assert said == "absoluteclimbingrelativehosts"
     assert sorted(os.listdir(root / "real")) == ["absolute", "climbing", "relative"]
     assert os.listdir(inner) == ["hosts"]
@@ -299,7 +304,17 @@ def test_a_setgid_directory_above_a_destination_lends_its_group_and_no_more(make
 @pytest.mark.both
 def test_odd_names_are_only_names(make_root: Callable[[], Path]) -> None:
     root = make_root()
-    names = ["-rf", "a b", "tab\tnew\nline", "back\\slash", "\udcff\udc80", "colon:comma,", "*", "'\"$(touch x)`", "x" * 255]
+    names = [
+        "-rf",
+        "a b",
+        "tab\tnew\nline",
+        "back\\slash",
+        "\udcff\udc80",
+        "colon:comma,",
+        "*",
+        "'\"$(touch x)`",
+        "x" * 255,
+    ]
     start(root, mounts=tuple(File(f"/odd/{name}/{name}", "x") for name in names))
     assert sorted(os.listdir(root / "odd")) == sorted(names)
     too_long = Tmpfs("/" + "y" * 256)
@@ -359,7 +374,7 @@ def test_a_working_directory_that_is_a_link_out_of_the_root_stays_inside(
     (root / "work").symlink_to(host)
     (root / "work9").symlink_to("/proc/self/fd/4")
     for cwd in ("/work", "/work9", "/proc/self/fd/4", "/proc/1/fd/4/.", "/work/directory"):
-        with pytest.raises(SpawnError, match="working directory|enter"):
+        with pytest.raises(SpawnError, match=r"working directory|enter"):
             start(root, cwd=cwd)
 
 

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -98,7 +97,7 @@ def test_a_map_that_the_user_may_not_have_is_refused_in_words(busybox_root: Path
     with pytest.raises(SpawnError, match="an ordinary user may map its own uid and gid only"):
         run(["true"], rootfs=busybox_root, idmap=IdMap.range(700000))
     made = IdMap([(0, os.geteuid(), 1), (1, 1, 1000)], [(0, os.getegid(), 1)], tool=True)
-    with pytest.raises((SpawnError, Unsupported), match="newuidmap|newgidmap|must be this user's"):
+    with pytest.raises((SpawnError, Unsupported), match=r"newuidmap|newgidmap|must be this user's"):
         run(["true"], rootfs=busybox_root, idmap=made)
     with pytest.raises(Unsupported, match="ids to give"):
         IdRange.allocate()
@@ -194,13 +193,13 @@ def test_ranges_are_unique_among_threads_and_processes() -> None:
 
 
 @pytest.fixture
-def few_slots(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+def few_slots(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Three ranges to give, kept in a directory of the test's own."""
     directory = tmp_path / "ranges"
     monkeypatch.setattr(idmap, "_SLOTS", 3)
     monkeypatch.setattr(idmap, "_next", 0)
     monkeypatch.setattr(idmap, "_DIRECTORY", str(directory))
-    yield directory
+    return directory
 
 
 @pytest.mark.root
@@ -245,7 +244,8 @@ def test_ranges_of_other_people_are_left_alone(tmp_path: Path, monkeypatch: pyte
     subuid = tmp_path / "subuid"
     first = idmap.FIRST
     subuid.write_text(
-        f"# not a line\nalice:{first}:65536\nbob:{first + 65536 * 5 + 1}:65536\n\ncarol:100000:65536\nbroken:line\nx:y:z\n"
+        f"# not a line\nalice:{first}:65536\nbob:{first + 65536 * 5 + 1}:65536\n\ncarol:100000:65536\nbroken:line\n"
+        "x:y:z\n"
         f"dave:{first - 10}:5\nerin:{idmap.LAST + 5}:65536\n"
     )
     read = idmap._read_subordinate

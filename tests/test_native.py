@@ -173,7 +173,10 @@ def test_polling_tells_which_descriptors_are_ready() -> None:
 
 
 REFUSED: list[tuple[Callable[[], object], int]] = [
-    (lambda: calls.openat2(calls.AT_FDCWD, "/proc/self/root", os.O_PATH, resolve=calls.RESOLVE_NO_MAGICLINKS), errno.ELOOP),
+    (
+        lambda: calls.openat2(calls.AT_FDCWD, "/proc/self/root", os.O_PATH, resolve=calls.RESOLVE_NO_MAGICLINKS),
+        errno.ELOOP,
+    ),
     (lambda: calls.openat2(calls.AT_FDCWD, "nowhere", os.O_PATH), errno.ENOENT),
     (lambda: calls.openat2(999, "x", os.O_PATH), errno.EBADF),
     (lambda: calls.umount2("/nowhere"), errno.ENOENT),
@@ -184,7 +187,7 @@ REFUSED: list[tuple[Callable[[], object], int]] = [
 @pytest.mark.parametrize(("call", "number"), REFUSED, ids=range(len(REFUSED)))
 @pytest.mark.root
 def test_a_refused_call_raises_its_errno_with_the_name_of_the_call(call: Callable[[], object], number: int) -> None:
-    with pytest.raises(OSError, match="openat2|umount2|fstatfs") as caught:
+    with pytest.raises(OSError, match=r"openat2|umount2|fstatfs") as caught:
         call()
     assert caught.value.errno == number
 
@@ -228,9 +231,8 @@ def test_the_helper_is_sealed_and_nobody_can_write_it() -> None:
     assert fcntl.fcntl(number, fcntl.F_GET_SEALS) & wanted == wanted
     with pytest.raises(PermissionError):
         os.pwrite(number, b"x", 0)
-    with pytest.raises(OSError, match="."):
-        fd = os.open(f"/proc/self/fd/{number}", os.O_WRONLY | os.O_TRUNC)
-        os.pwrite(fd, b"x", 0)
+    with pytest.raises(PermissionError):
+        os.open(f"/proc/self/fd/{number}", os.O_WRONLY | os.O_TRUNC)
 
 
 @pytest.mark.both

@@ -86,14 +86,9 @@ def test_two_hundred_layers_in_one_directory(layers: Layers, busybox_root: Path,
 
 
 @pytest.mark.both
-def test_more_layers_than_places_are_refused_in_words_or_mounted(layers: Layers, caller: str) -> None:
-    overlay = OverlayFS(layers(200, apart=True))
-    try:
-        said = sh(overlay, "cat /all; ls -d /own* | wc -l")
-    except InvalidValue as error:
-        assert "common parent directory" in str(error)
-    else:
-        assert said == "0\n200\n"
+def test_layers_in_more_places_than_a_plan_has_are_refused_with_the_way_around_it(layers: Layers) -> None:
+    with pytest.raises(InvalidValue, match="common parent directory"):
+        run(["true"], rootfs=OverlayFS(layers(200, apart=True)))
 
 
 @pytest.mark.both
@@ -114,7 +109,20 @@ def test_one_layer_may_be_given_without_a_list(busybox_root: Path) -> None:
 @pytest.mark.parametrize("count", [1, 12])
 def test_names_of_layers_are_only_names(tmp_path: Path, busybox_root: Path, count: int) -> None:
     """A colon parts layers and a comma options, a backslash quotes both, in the old way of mounting."""
-    names = ["co:lon", "com,ma", "back\\slash", "sp ace", "\udcff\udcfe", "new\nline", ",upperdir=x", "::", "\\", "=", "-o", "#"]
+    names = [
+        "co:lon",
+        "com,ma",
+        "back\\slash",
+        "sp ace",
+        "\udcff\udcfe",
+        "new\nline",
+        ",upperdir=x",
+        "::",
+        "\\",
+        "=",
+        "-o",
+        "#",
+    ]
     made = []
     for name in names[:count] if count > 1 else [":,\\ \udcff"]:
         layer = tmp_path / "odd" / name
@@ -145,13 +153,11 @@ def test_a_missing_layer_is_named(busybox_root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.both
-def test_a_layer_within_a_layer_gives_a_typed_error_or_works(busybox_root: Path, layers: Layers) -> None:
+def test_a_layer_within_a_layer_is_refused_in_words(busybox_root: Path, layers: Layers) -> None:
     top, *_ = layers(1)
     (top / "inner").mkdir()
-    try:
+    with pytest.raises(SpawnError, match="no layer may lie within another"):
         run(["true"], rootfs=OverlayFS([top, top / "inner", busybox_root]))
-    except SpawnError as error:
-        assert "overlay" in str(error)
 
 
 # ---- changes ---------------------------------------------------------------------------------------------------------
@@ -228,7 +234,10 @@ def test_a_read_only_overlay_still_gets_its_mount_points(busybox_root: Path, tmp
     volume.mkdir()
     mounts = [Bind(volume, "/missing/place", read_only=False), File("/etc/new", "x\n")]
     said = sh(
-        OverlayFS(busybox_root, read_only=True), "touch /missing/place/x; cat /etc/new; touch /x", mounts=mounts, check=False
+        OverlayFS(busybox_root, read_only=True),
+        "touch /missing/place/x; cat /etc/new; touch /x",
+        mounts=mounts,
+        check=False,
     )
     assert said.startswith("x\n")
     assert said.count("Read-only file system") == 1
@@ -260,7 +269,9 @@ def test_files_that_are_placed_take_no_room_from_the_root(busybox_root: Path, tm
         "ephemeral": OverlayFS(busybox_root, size="1M"),
         "upper": OverlayFS(busybox_root, upper, work),
     }
-    said = sh(roots[kind], "cat /etc/one /etc/two | wc -c", mounts=[File("/etc/one", content), File("/etc/two", content)])
+    said = sh(
+        roots[kind], "cat /etc/one /etc/two | wc -c", mounts=[File("/etc/one", content), File("/etc/two", content)]
+    )
     assert said == f"{10 << 20}\n"
 
 
@@ -282,8 +293,10 @@ def test_upper_and_work_must_be_two_directories_side_by_side(busybox_root: Path,
 
 
 @pytest.mark.root
-def test_an_upper_layer_that_cannot_be_one_is_refused_with_the_kernels_words(busybox_root: Path, tmp_path: Path) -> None:
-    upper, work = upper_and_work(tmp_path)
+def test_an_upper_layer_that_cannot_be_one_is_refused_with_the_kernels_words(
+    busybox_root: Path, tmp_path: Path
+) -> None:
+    upper, _ = upper_and_work(tmp_path)
     code = """
         import subprocess, sys
         from pathlib import Path
@@ -304,9 +317,8 @@ def test_an_upper_layer_that_cannot_be_one_is_refused_with_the_kernels_words(bus
         # upper on an overlay
         merged = base / "merged"
         merged.mkdir()
-        subprocess.run(
-            ["mount", "-t", "overlay", "none", "-o", f"lowerdir={root},upperdir={upper},workdir={work}", merged], check=True
-        )
+        options = f"lowerdir={root},upperdir={upper},workdir={work}"
+        subprocess.run(["mount", "-t", "overlay", "none", "-o", options, merged], check=True)
         (merged / "u").mkdir()
         (merged / "w").mkdir()
         said = refusal(OverlayFS(root, merged / "u", merged / "w"))
@@ -314,7 +326,17 @@ def test_an_upper_layer_that_cannot_be_one_is_refused_with_the_kernels_words(bus
         subprocess.run(["umount", merged], check=True)
         """
     done = subprocess.run(
-        ["unshare", "--mount", "--propagation", "private", sys.executable, "-c", textwrap.dedent(code), busybox_root, upper.parent],
+        [
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            sys.executable,
+            "-c",
+            textwrap.dedent(code),
+            busybox_root,
+            upper.parent,
+        ],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -322,16 +344,6 @@ def test_an_upper_layer_that_cannot_be_one_is_refused_with_the_kernels_words(bus
         check=False,
     )
     assert done.returncode == 0, done.stdout
-
-
-@pytest.mark.both
-def test_an_upper_layer_in_use_is_told(busybox_root: Path, tmp_path: Path) -> None:
-    upper, work = upper_and_work(tmp_path)
-    with Sandbox(rootfs=OverlayFS(busybox_root, upper, work)):
-        try:
-            run(["true"], rootfs=OverlayFS(busybox_root, upper, work))
-        except SpawnError as error:
-            assert "in use by another overlay" in str(error)  # noqa: PT017  the kernel may also allow it, with a warning
 
 
 # ---- ephemeral="disk" ------------------------------------------------------------------------------------------------
@@ -435,9 +447,7 @@ def test_an_overlay_for_the_caller_with_an_ephemeral_upper(layers: Layers, tmp_p
     with tree:
         os.close(os.open("new", os.O_CREAT | os.O_WRONLY, dir_fd=tree.fileno()))
         file = os.open("large", os.O_CREAT | os.O_WRONLY, dir_fd=tree.fileno())
-        with pytest.raises(OSError, match="No space left"):
-            while True:
-                os.write(file, bytes(1 << 18))
+        assert os.write(file, bytes(4 << 20)) <= 1 << 20
         os.close(file)
 
 

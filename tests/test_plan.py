@@ -85,7 +85,12 @@ def test_limits_and_descriptors_are_the_same_on_both_ends(header: str) -> None:
     assert defined["CK_PLAN_MAX"] == "(16u << 20)"
     assert plan.SIZE_MAX == 16 << 20
     descriptors = enumerators(header, r"CK_FD_(\w+)")
-    assert descriptors == {"PLAN": plan.FD_PLAN, "STATUS": plan.FD_STATUS, "OWNER": plan.FD_OWNER, "FIRST": plan.FD_FIRST}
+    assert descriptors == {
+        "PLAN": plan.FD_PLAN,
+        "STATUS": plan.FD_STATUS,
+        "OWNER": plan.FD_OWNER,
+        "FIRST": plan.FD_FIRST,
+    }
 
 
 # Formats of struct for the C types that the header uses; native alignment is what a compiler does.
@@ -250,7 +255,7 @@ def test_compiling_starts_nothing_and_keeps_nothing_open(tmp_path: Path) -> None
 def test_the_words_name_every_step_and_who_does_it(tmp_path: Path) -> None:
     text = explain(["/bin/echo", "hello"], mounts=[Bind(tmp_path, "/data")])
     for words in ("new namespaces: user, mnt, pid, net, ipc, uts", "bring the loopback", "drop every capability",
-                  "execute /bin/echo hello", f"bind {tmp_path}", "stays as PID 1", "make it the root directory"):  # fmt: skip
+                  "execute /bin/echo hello", f"bind {tmp_path}", "stays as PID 1", "make it the root"):  # fmt: skip
         assert words in text
     assert len(text.splitlines()) > 30
 
@@ -308,7 +313,9 @@ BAD = {
 @pytest.mark.parametrize("bad", BAD)
 def test_an_operation_with_an_index_out_of_bounds_is_refused(bad: str) -> None:
     values = {"code": plan.Code.UMASK, "stage": 4, "fd": -1, "slot": -1, "base": -1, **BAD[bad]}
-    op = struct.pack("=IHHIIiiiiQQ", 56, values["code"], values["stage"], 0, 0, values["fd"], values["slot"], values["base"], 0, 0, 0)
+    op = struct.pack(
+        "=IHHIIiiiiQQ", 56, values["code"], values["stage"], 0, 0, values["fd"], values["slot"], values["base"], 0, 0, 0
+    )
     content = struct.pack("=IIIIIIQiI", plan.MAGIC, plan.VERSION, 40 + len(op), 1, 0, 6, 0, -1, 0) + op
     assert run_helper(content) == 64
 
@@ -322,7 +329,11 @@ def test_an_operation_that_fills_a_slot_must_name_one(code: str) -> None:
 
 @pytest.mark.parametrize("length", [1, 2, 7, 0x7FFFFFFF, 0xFFFFFFF8, 0xFFFFFFFF])
 def test_a_string_that_is_longer_than_its_operation_is_refused(length: int) -> None:
-    op = struct.pack("=IHHIIiiiiQQ", 64, plan.Code.CHDIR, 4, 1, 0, -1, -1, -1, 0, 0, 0) + struct.pack("=I", length) + b"/xyz"
+    op = (
+        struct.pack("=IHHIIiiiiQQ", 64, plan.Code.CHDIR, 4, 1, 0, -1, -1, -1, 0, 0, 0)
+        + struct.pack("=I", length)
+        + b"/xyz"
+    )
     content = struct.pack("=IIIIIIQiI", plan.MAGIC, plan.VERSION, 40 + len(op), 1, 0, 6, 0, -1, 0) + op
     assert run_helper(content) == 64
 

@@ -15,7 +15,24 @@ from containerkit import HOST, File, Namespaces, Process, Sandbox, run
 
 pytestmark = pytest.mark.both
 
-SHOWN = {"bin", "dev", "etc", "gnu", "lib", "lib32", "lib64", "libx32", "nix", "opt", "proc", "root", "sbin", "sys", "tmp", "usr"}
+SHOWN = {
+    "bin",
+    "dev",
+    "etc",
+    "gnu",
+    "lib",
+    "lib32",
+    "lib64",
+    "libx32",
+    "nix",
+    "opt",
+    "proc",
+    "root",
+    "sbin",
+    "sys",
+    "tmp",
+    "usr",
+}
 
 
 def sh(script: str, *, check: bool = True, **options: Any) -> str:
@@ -33,14 +50,26 @@ def test_the_root_has_system_directories_and_no_others() -> None:
 
 
 def test_directories_of_people_and_services_are_absent() -> None:
-    said = sh("ls -d /home /var /run /srv /mnt /media /boot /etc/shadow /etc/ssh /etc/hostname /etc/machine-id", check=False)
+    said = sh(
+        "ls -d /home /var /run /srv /mnt /media /boot /etc/shadow /etc/ssh /etc/hostname /etc/machine-id", check=False
+    )
     assert said.count("No such file") == 11
 
 
 def test_etc_holds_only_what_programs_need_to_run() -> None:
     etc = set(sh("ls -A /etc").split())
     assert {"passwd", "group", "hosts", "resolv.conf"} <= etc
-    assert not etc & {"shadow", "gshadow", "sudoers", "environment", "fstab", "crontab", "hostname", "machine-id", "default"}
+    assert not etc & {
+        "shadow",
+        "gshadow",
+        "sudoers",
+        "environment",
+        "fstab",
+        "crontab",
+        "hostname",
+        "machine-id",
+        "default",
+    }
     assert len(etc) < 30 < len(os.listdir("/etc"))
 
 
@@ -67,7 +96,9 @@ def test_tmp_and_home_are_private_and_empty() -> None:
     marker.touch()
     try:
         assert sh("ls -A /tmp ~") == "/root:\n\n/tmp:\n"
-        assert sh("pwd; echo $HOME; echo x > /tmp/x; echo x > ~/x; ls /tmp ~") == "/root\n/root\n/root:\nx\n\n/tmp:\nx\n"
+        assert (
+            sh("pwd; echo $HOME; echo x > /tmp/x; echo x > ~/x; ls /tmp ~") == "/root\n/root\n/root:\nx\n\n/tmp:\nx\n"
+        )
     finally:
         marker.unlink()
     assert sh("ls -A /tmp ~") == "/root:\n\n/tmp:\n"
@@ -115,7 +146,9 @@ def test_a_missing_mount_point_is_made_although_the_root_is_read_only(tmp_path: 
 
 
 def test_threads_locales_and_time_zones_work() -> None:
-    code = "import threading, time; t = threading.Thread(target=print, args=(time.tzname,)); t.start(); t.join(); print('ä')"
+    code = (
+        "import threading, time; t = threading.Thread(target=print, args=time.tzname); t.start(); t.join(); print('ä')"
+    )
     if shutil.which("python3", path="/usr/bin") is None:
         pytest.skip("no python3 in /usr/bin")
     said = run(["/usr/bin/python3", "-I", "-c", code]).stdout

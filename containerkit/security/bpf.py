@@ -39,6 +39,12 @@ _X32 = 0x40000000
 _ENOSYS = 0x00050000 | errno.ENOSYS
 _U32 = 0xFFFFFFFF
 
+# Of these arguments of syscalls.INTS, which are file modes, it reads 16 bits (umode_t).
+_MODES = {
+    "chmod": 0b10, "creat": 0b10, "fchmod": 0b10, "fchmodat": 0b100, "fchmodat2": 0b100, "mkdir": 0b10,
+    "mkdirat": 0b100, "mknod": 0b10, "mknodat": 0b100, "mq_open": 0b100, "open": 0b100, "openat": 0b1000,
+}  # fmt: skip
+
 # 32-bit x86 has several calls where later architectures have one. socketcall and ipc, which carry their arguments
 # behind a pointer, are none of them.
 _I386_SUFFIXES = ("32", "64", "_time64")
@@ -90,7 +96,7 @@ def _answers(policy: Seccomp, machine: str) -> dict[int, Answer]:
                     continue
                 tests, otherwise = _as_tests(answers.get(number, default))
                 if tests or otherwise != action:
-                    conditions = tuple(_condition(arg, syscalls.INTS.get(name, 0)) for arg in rule.where)
+                    conditions = tuple(_condition(arg, name) for arg in rule.where)
                     answers[number] = (((conditions, action), *tests), otherwise)
     return answers
 
@@ -109,15 +115,16 @@ def _numbers_of(name: str, machine: str, numbers: dict[str, int]) -> list[int]:
     return [numbers[one] for one in names if one in numbers]
 
 
-def _condition(arg: Arg, ints: int) -> Condition:
+def _condition(arg: Arg, name: str) -> Condition:
     values = arg.value if isinstance(arg.value, tuple) else (arg.value,)
-    if not ints >> arg.index & 1:
+    if not syscalls.INTS.get(name, 0) >> arg.index & 1:
         return arg.index, arg.op, values, arg.mask, True
+    read = 0xFFFF if _MODES.get(name, 0) >> arg.index & 1 else _U32
     if arg.op in ("==", "!=", "in", "not in"):
-        return arg.index, arg.op, tuple(value & _U32 for value in values), arg.mask & _U32, False
-    if values[0] > _U32:  # more than any
-        return arg.index, "<=" if arg.op in ("<", "<=") else ">", (_U32,), arg.mask & _U32, False
-    return arg.index, arg.op, values, arg.mask & _U32, False
+        return arg.index, arg.op, tuple(value & read for value in values), arg.mask & read, False
+    if values[0] > read:  # more than any
+        return arg.index, "<=" if arg.op in ("<", "<=") else ">", (read,), arg.mask & read, False
+    return arg.index, arg.op, values, arg.mask & read, False
 
 
 def _ranges(answers: dict[int, Answer], default: int) -> list[tuple[int, Answer]]:

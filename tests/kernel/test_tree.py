@@ -26,7 +26,17 @@ def parent(tmp_path: Path) -> Iterator[int]:
 def private(code: str, *arguments: str | Path) -> None:
     """Runs Python code in a mount namespace of its own."""
     subprocess.run(
-        ["unshare", "--mount", "--propagation", "private", "--", sys.executable, "-c", textwrap.dedent(code), *arguments],
+        [
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "--",
+            sys.executable,
+            "-c",
+            textwrap.dedent(code),
+            *arguments,
+        ],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         check=True,
         timeout=30,
@@ -69,7 +79,7 @@ def test_links_are_deleted_and_what_they_name_stays(parent: int, tmp_path: Path)
 def test_a_link_in_place_of_the_tree_is_refused(parent: int, tmp_path: Path) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "tree").symlink_to("precious")
-    with pytest.raises(OSError, match="symbolic links|Not a directory"):
+    with pytest.raises(OSError, match=r"symbolic links|Not a directory"):
         remove(parent, "tree")
     assert (tmp_path / "precious").is_dir()
 
@@ -77,7 +87,7 @@ def test_a_link_in_place_of_the_tree_is_refused(parent: int, tmp_path: Path) -> 
 @pytest.mark.both
 def test_the_tree_must_lie_below_its_parent(parent: int) -> None:
     for name in ("..", "/tmp", "."):
-        with pytest.raises(OSError, match="."):
+        with pytest.raises(OSError, match=r"cross-device|not permitted|Invalid|denied"):
             remove(parent, name)
 
 
@@ -227,7 +237,9 @@ def test_the_interpreters_end_waits_for_the_deletion(tmp_path: Path) -> None:
         tree.close()
         """
     command = [sys.executable, "-c", textwrap.dedent(code)]
-    subprocess.run(command, check=True, env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)})
+    subprocess.run(
+        command, check=True, env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
     assert os.listdir(tmp_path) == []
 
 
