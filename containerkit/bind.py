@@ -6,8 +6,6 @@ import os
 import stat
 from typing import Literal
 
-import attrs
-
 from . import plan as p
 from .build import NODEV, NOEXEC, NOSUID, NOSYMFOLLOW, RDONLY, Build, Mount, attach, show, target_path, target_repr
 from .errors import InvalidValue
@@ -15,7 +13,7 @@ from .kernel import calls
 from .kernel.calls import StrPath
 from .mounttree import MountTree
 from .plan import Code, Op, Stage
-from .value import Value
+from .value import Value, field, frozen
 
 __all__ = ["Bind", "File"]
 
@@ -23,7 +21,7 @@ _PROPAGATION = {"private": calls.MS_PRIVATE, "slave": calls.MS_SLAVE}
 _PAGE = 65536  # of the largest size that the supported machines use
 
 
-@attrs.frozen(eq=False, repr=False)
+@frozen()
 class Bind(Value, Mount):
     """A directory or file of the caller's, seen at ``target`` inside.
 
@@ -35,15 +33,15 @@ class Bind(Value, Mount):
     """
 
     source: StrPath | MountTree
-    target: bytes = attrs.field(converter=target_path, repr=target_repr)
-    read_only: bool = attrs.field(default=True, kw_only=True)
-    recursive: bool = attrs.field(default=True, kw_only=True)
-    nosuid: bool = attrs.field(default=True, kw_only=True)
-    nodev: bool = attrs.field(default=True, kw_only=True)
-    noexec: bool = attrs.field(default=False, kw_only=True)
-    nosymfollow: bool = attrs.field(default=False, kw_only=True)
-    propagation: Literal["private", "slave"] = attrs.field(default="private", kw_only=True)
-    idmap: bool | None = attrs.field(default=None, kw_only=True)
+    target: bytes = field(converter=target_path, repr=target_repr)
+    read_only: bool = field(default=True, kw_only=True)
+    recursive: bool = field(default=True, kw_only=True)
+    nosuid: bool = field(default=True, kw_only=True)
+    nodev: bool = field(default=True, kw_only=True)
+    noexec: bool = field(default=False, kw_only=True)
+    nosymfollow: bool = field(default=False, kw_only=True)
+    propagation: Literal["private", "slave"] = field(default="private", kw_only=True)
+    idmap: bool | None = field(default=None, kw_only=True)
 
     @propagation.validator
     def _check(self, attribute: object, value: str) -> None:
@@ -66,20 +64,20 @@ class Bind(Value, Mount):
         flags = p.RECURSIVE * self.recursive | p.IDMAP * idmap
         mode = build.tree(self.source, slot, words, attr=attr, flags=flags, propagation=_PROPAGATION[self.propagation])
         make = p.MKDIR if stat.S_ISDIR(mode) else p.MKFILE
-        build.plan.add(attach(slot, self.target, what, flags=make, mode=0o755 if make == p.MKDIR else 0o644))
+        build.plan.add(attach(slot, self.target[1:], what, flags=make, mode=0o755 if make == p.MKDIR else 0o644))
 
 
 def _content(value: bytes | str) -> bytes:
     return value.encode() if isinstance(value, str) else bytes(value)
 
 
-@attrs.frozen(eq=False, repr=False)
+@frozen()
 class File(Value, Mount):
     """Bytes placed at a path: a file of ours, mounted read-only. The root below it does not change."""
 
-    target: bytes = attrs.field(converter=target_path, repr=target_repr)
-    content: bytes = attrs.field(converter=_content, repr=lambda content: f"<{len(content)} bytes>")
-    mode: int = attrs.field(default=0o644, kw_only=True)
+    target: bytes = field(converter=target_path, repr=target_repr)
+    content: bytes = field(converter=_content, repr=lambda content: f"<{len(content)} bytes>")
+    mode: int = field(default=0o644, kw_only=True)
 
     @property
     def room(self) -> int:  # type: ignore[override]
@@ -91,9 +89,9 @@ class File(Value, Mount):
         build.files += 1
         name = b"f%d" % build.files
         build.plan.add(
-            Op(Code.FILE, Stage.INSIDE, f"write {len(self.content)} bytes for {show(self.target)}", name, self.content,
+            Op(Code.FILE, Stage.INSIDE, f"write {len(self.content)} bytes for {show(self.target[1:])}", name, self.content,
                base=p.SLOT_SCRATCH, a=self.mode),
             Op(Code.CLONE, Stage.INSIDE, "take the file", name,
                slot=p.SLOT_TEMP, base=p.SLOT_SCRATCH, a=RDONLY | NOSUID | NODEV),
-            attach(p.SLOT_TEMP, self.target, "the file", flags=p.MKFILE, mode=0o644),
+            attach(p.SLOT_TEMP, self.target[1:], "the file", flags=p.MKFILE, mode=0o644),
         )  # fmt: skip

@@ -59,7 +59,7 @@ class Build:
         self.plan.add(*ops)
 
     def take(self, op: Op) -> None:
-        """Add a clone of a source; one by the first process goes before the workbench, which would be cloned with "/"."""
+        """Add a clone of a source: by the first process before the workbench, which would be cloned with "/"."""
         if op.stage is Stage.INSIDE:
             self.plan.ops.insert(self._sources, op)
             self._sources += 1
@@ -158,10 +158,11 @@ def inside_path(path: StrPath, what: str = "destination") -> bytes:
 
 
 def target_path(value: StrPath) -> bytes:
+    """A destination, in its one way of writing: absolute, without empty parts."""
     raw = inside_path(value)
     if not raw:
         raise InvalidValue("destination '/' is the root itself: pass it as root= or rootfs=")
-    return raw
+    return b"/" + raw
 
 
 def show(target: bytes) -> str:
@@ -169,7 +170,7 @@ def show(target: bytes) -> str:
 
 
 def target_repr(target: bytes) -> str:
-    return repr(show(target))
+    return repr(os.fsdecode(target))
 
 
 def attach(

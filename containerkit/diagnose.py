@@ -46,9 +46,9 @@ def helper_failed(err: int) -> SpawnError:
     return _make(SpawnError, "start the helper program", err, -1, None, hint)
 
 
-def start_timeout(first: int) -> errors.ContainerkitError:
+def start_timeout(first: int, seconds: float) -> errors.ContainerkitError:
     what = "the set-up inside" if first >= 0 else "the helper"
-    error = errors.__getattr__("TimeoutExpired")(["ck-init"], 0)
+    error = errors.__getattr__("TimeoutExpired")(["ck-init"], seconds)
     error.add_note(f"{what} did not finish in time: does a mount's source lie on a hung network or FUSE file system?")
     return error  # type: ignore[no-any-return]
 
@@ -115,16 +115,17 @@ def _exec_error(op: Op, err: int, sysno: int, path: bytes | None, head: bytes) -
 
 
 def _missing_interpreter(path: bytes, head: bytes) -> str:
-    name = os.fsdecode(path)
+    # In quotes and escaped: the words are the root's, and a terminal may read them.
+    name = repr(os.fsdecode(path))
     script = re.match(rb"#![ \t]*([^ \t\n]+)", head)
     if script:
         return (
-            f"{name} exists, but its interpreter {os.fsdecode(script[1])} (first line) does not exist inside the root"
+            f"{name} exists, but its interpreter {os.fsdecode(script[1])!r} (first line) does not exist inside the root"
         )
     interpreter = _elf_interpreter(head)
     if interpreter:
         return (
-            f"{name} exists, but its ELF interpreter {os.fsdecode(interpreter)} does not exist inside the root: "
+            f"{name} exists, but its ELF interpreter {os.fsdecode(interpreter)!r} does not exist inside the root: "
             "a dynamic program needs its loader and libraries there (or link it statically)"
         )
     return f"{name} exists, but something that it needs does not"

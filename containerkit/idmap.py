@@ -8,12 +8,10 @@ import struct
 from contextlib import suppress
 from functools import cache
 
-import attrs
-
 from .errors import InvalidValue, Unsupported
 from .kernel.fd import Fd
 from .plan import DENY_GROUPS, Code, Op, Plan, Stage
-from .value import Value
+from .value import Value, field, frozen
 
 __all__ = ["IdMap", "IdRange"]
 
@@ -35,7 +33,7 @@ def _extents(value: object) -> tuple[Extent, ...]:
     return extents
 
 
-@attrs.frozen(eq=False, repr=False)
+@frozen()
 class IdMap(Value):
     """The ``uid_map`` and ``gid_map`` of a user namespace (user_namespaces(7)).
 
@@ -43,8 +41,8 @@ class IdMap(Value):
     programs newuidmap and newgidmap, which let an ordinary user map the ranges that /etc/subuid and /etc/subgid grant.
     """
 
-    uid: tuple[Extent, ...] = attrs.field(converter=_extents)
-    gid: tuple[Extent, ...] = attrs.field(converter=_extents)
+    uid: tuple[Extent, ...] = field(converter=_extents)
+    gid: tuple[Extent, ...] = field(converter=_extents)
     tool: bool = False
 
     @classmethod

@@ -280,6 +280,8 @@ def joins_user(launch: Launch) -> bool:
 def _compile_mounts(build: Build, launch: Launch, directory: TemporaryTree | None) -> None:
     for mount in launch.over:
         mount.compile_over(build)
+    if launch.over and launch.tty and has_dev(launch):
+        build.plan.add(_TERMINALS, _pty_op(launch.tty))
     if launch.root is None and not launch.mounts:
         return
     ns = launch.namespaces
@@ -293,11 +295,13 @@ def _compile_mounts(build: Build, launch: Launch, directory: TemporaryTree | Non
     if read_only:
         build.plan.add(_READ_ONLY)
     if launch.tty and has_dev(launch):
-        rows, columns = launch.tty if isinstance(launch.tty, tuple) else (24, 80)
-        build.plan.add(
-            Op(Code.PTY, Stage.INSIDE, f"open a terminal of {rows} x {columns}", slot=p.SLOT_PTS, a=rows, b=columns)
-        )
+        build.plan.add(_pty_op(launch.tty))
     build.plan.add(_PIVOT)
+
+
+def _pty_op(tty: bool | tuple[int, int]) -> Op:
+    rows, columns = tty if isinstance(tty, tuple) else (24, 80)
+    return Op(Code.PTY, Stage.INSIDE, f"open a terminal of {rows} x {columns}", slot=p.SLOT_PTS, a=rows, b=columns)
 
 
 def ns_is_host(ns: object) -> bool:
@@ -305,10 +309,13 @@ def ns_is_host(ns: object) -> bool:
 
 
 def has_dev(launch: Launch) -> bool:
-    return any(mount.has_dev for mount in launch.mounts)
+    return any(mount.has_dev for mount in (*launch.mounts, *launch.over))
 
 
 _READ_ONLY = Op(Code.ATTR, Stage.INSIDE, "make the root read-only", slot=p.SLOT_ROOT, a=calls.MOUNT_ATTR_RDONLY)
+_TERMINALS = Op(
+    Code.CLONE, Stage.INSIDE, "open the sandbox's terminals", b"dev/pts", flags=p.SAME_MOUNT, slot=p.SLOT_PTS
+)
 _PIVOT = Op(Code.PIVOT, Stage.INSIDE, "make it the root directory, and detach the old one", slot=p.SLOT_ROOT)
 
 
@@ -472,12 +479,19 @@ def _umask_op(umask: int) -> Op:
     return Op(Code.UMASK, Stage.PROGRAM, f"set the umask to {umask:03o}", a=umask)
 
 
+PASS_MAX = 200  # ck_spawn takes 256 in all: the streams, the helper's own, sources of mounts, and these
+
+
 def _fds_op(plan: Plan, pass_fds: Iterable[int] | Mapping[int, int]) -> Op:
     """``pass_fds`` keep their numbers, as in subprocess; a mapping gives {number in the program: ours}."""
     pairs = dict(pass_fds) if isinstance(pass_fds, Mapping) else {fd: fd for fd in pass_fds}
     if not pairs:
         return _CLOSE_FDS
+    if len(pairs) > PASS_MAX:
+        raise InvalidValue(f"pass_fds names {len(pairs)} descriptors: a start passes at most {PASS_MAX}")
     for target, fd in pairs.items():
+        if target > 0x7FFFFFFF:
+            raise InvalidValue(f"descriptor {target} is more than a descriptor's number can be")
         if target < 3:
             raise InvalidValue(f"descriptor {target} is a standard stream: use stdin=, stdout=, stderr=")
         check_stream(fd, f"pass_fds {fd}")

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import os
-from typing import Any
-
-import attrs
+from typing import TYPE_CHECKING, Any
 
 from .errors import InvalidValue
 from .units import optional_size
-from .value import Value
+from .value import Value, field, frozen
+
+if TYPE_CHECKING:
+    from attrs import Attribute
 
 __all__ = ["Limits"]
 
 
-def _positive(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+def _positive(instance: object, attribute: Attribute[Any], value: object) -> None:
     if value is not None and not (isinstance(value, (int, float)) and value > 0):
         raise InvalidValue(f"{attribute.name}={value!r} must be more than 0, or None for no limit")
 
 
-@attrs.frozen(eq=False, repr=False, kw_only=True)
+@frozen(kw_only=True)
 class Limits(Value):
     """Bounds that hold with or without cgroups; each has a default that an ordinary program does not meet.
 
@@ -32,11 +33,11 @@ class Limits(Value):
         file_size_max: bytes of one file (RLIMIT_FSIZE).
     """
 
-    pids_max: int | None = attrs.field(default=512, validator=_positive)
-    cpu_seconds: float | None = attrs.field(default=None, validator=_positive)
-    output_max: int | None = attrs.field(default=16 << 20, converter=optional_size)
-    nofile: int | None = attrs.field(default=1024, validator=_positive)
-    file_size_max: int | None = attrs.field(default=None, converter=optional_size)
+    pids_max: int | None = field(default=512, validator=_positive)
+    cpu_seconds: float | None = field(default=None, validator=_positive)
+    output_max: int | None = field(default=16 << 20, converter=optional_size)
+    nofile: int | None = field(default=1024, validator=_positive)
+    file_size_max: int | None = field(default=None, converter=optional_size)
 
     def rlimits(self) -> dict[str, int | tuple[int, int]]:
         """As resource limits of the program. No core is ever written.

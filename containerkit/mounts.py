@@ -4,33 +4,31 @@ from __future__ import annotations
 
 from typing import Literal
 
-import attrs
-
 from .build import MASKS, Build, Mount, target_path, target_repr
 from .errors import InvalidValue
 from .filesystems import MASKED, NODES, READ_ONLY, SYS_PATHS, dev_ops, over, proc_ops, sysfs_ops, tmpfs_ops
 from .plan import Op
 from .units import size as parse_size
-from .value import Value
+from .value import Value, field, frozen
 
 __all__ = ["Dev", "Proc", "Sysfs", "Tmpfs"]
 
 
-@attrs.frozen(eq=False, repr=False)
+@frozen()
 class Tmpfs(Value, Mount):
     """A new file system in memory (tmpfs(5)). ``size`` (bytes) and ``inodes`` bound it; ``mode`` is its root's."""
 
-    target: bytes = attrs.field(converter=target_path, repr=target_repr)
-    size: int = attrs.field(default=64 << 20, converter=parse_size, kw_only=True)
-    inodes: int = attrs.field(default=65536, kw_only=True)
-    mode: int = attrs.field(default=0o1777, kw_only=True)
-    noexec: bool = attrs.field(default=False, kw_only=True)
-    uid: int = attrs.field(default=0, kw_only=True)
-    gid: int = attrs.field(default=0, kw_only=True)
+    target: bytes = field(converter=target_path, repr=target_repr)
+    size: int = field(default=64 << 20, converter=parse_size, kw_only=True)
+    inodes: int = field(default=65536, kw_only=True)
+    mode: int = field(default=0o1777, kw_only=True)
+    noexec: bool = field(default=False, kw_only=True)
+    uid: int = field(default=0, kw_only=True)
+    gid: int = field(default=0, kw_only=True)
 
     def compile(self, build: Build) -> None:
         """Add its operations to a plan under construction."""
-        build.plan.add(*tmpfs_ops(self.target, self.size, self.inodes, self.mode, self.noexec, self.uid, self.gid))
+        build.plan.add(*tmpfs_ops(self.target[1:], self.size, self.inodes, self.mode, self.noexec, self.uid, self.gid))
 
 
 def _names(value: object) -> tuple[str, ...]:
@@ -39,7 +37,11 @@ def _names(value: object) -> tuple[str, ...]:
     return tuple(value)  # type: ignore[arg-type]
 
 
-@attrs.frozen(eq=False, repr=False)
+def _optional_names(value: object) -> tuple[str, ...] | None:
+    return None if value is None else _names(value)
+
+
+@frozen()
 class Proc(Value, Mount):
     """A new /proc that shows the processes of the new pid namespace (proc(5)).
 
@@ -47,11 +49,11 @@ class Proc(Value, Mount):
     processes, and ``hidepid`` hides those of other users ("noaccess", "invisible", "ptraceable"; Linux 5.8).
     """
 
-    target: bytes = attrs.field(default=b"/proc", converter=target_path, repr=target_repr)
-    masked: tuple[str, ...] = attrs.field(default=MASKED, converter=_names, kw_only=True)
-    read_only: tuple[str, ...] = attrs.field(default=READ_ONLY, converter=_names, kw_only=True)
-    subset: Literal["pid"] | None = attrs.field(default=None, kw_only=True)
-    hidepid: Literal["off", "noaccess", "invisible", "ptraceable"] | None = attrs.field(default=None, kw_only=True)
+    target: bytes = field(default=b"/proc", converter=target_path, repr=target_repr)
+    masked: tuple[str, ...] = field(default=MASKED, converter=_names, kw_only=True)
+    read_only: tuple[str, ...] = field(default=READ_ONLY, converter=_names, kw_only=True)
+    subset: Literal["pid"] | None = field(default=None, kw_only=True)
+    hidepid: Literal["off", "noaccess", "invisible", "ptraceable"] | None = field(default=None, kw_only=True)
 
     def compile(self, build: Build) -> None:
         """Add its operations to a plan under construction."""
@@ -60,17 +62,17 @@ class Proc(Value, Mount):
         build.plan.add(*self._ops(build))
 
     def _ops(self, build: Build) -> tuple[Op, ...]:
-        return proc_ops(self.target, self.masked, self.read_only, self.subset, self.hidepid, build.host_root)
+        return proc_ops(self.target[1:], self.masked, self.read_only, self.subset, self.hidepid, build.host_root)
 
     def compileover(self, build: Build) -> None:
         """For a process that joined a sandbox and has a pid namespace of its own: a new /proc over the sandbox's.
 
         There is no workbench here; the tmpfs with the covers lies below the new /proc instead, where nobody reaches it.
         """
-        build.plan.add(*over(MASKS, self.target), *over(self._ops(build), self.target))
+        build.plan.add(*over(MASKS, self.target[1:]), *over(self._ops(build), self.target[1:]))
 
 
-@attrs.frozen(eq=False, repr=False)
+@frozen()
 class Sysfs(Value, Mount):
     """The parts of /sys that programs ask for, read-only (sysfs(5)).
 
@@ -78,17 +80,15 @@ class Sysfs(Value, Mount):
     things to hide. With ``paths=None`` it is the whole sysfs of the new network namespace, read-only.
     """
 
-    target: bytes = attrs.field(default=b"/sys", converter=target_path, repr=target_repr)
-    paths: tuple[str, ...] | None = attrs.field(
-        default=SYS_PATHS, converter=attrs.converters.optional(_names), kw_only=True
-    )
+    target: bytes = field(default=b"/sys", converter=target_path, repr=target_repr)
+    paths: tuple[str, ...] | None = field(default=SYS_PATHS, converter=_optional_names, kw_only=True)
 
     def compile(self, build: Build) -> None:
         """Add its operations to a plan under construction."""
-        build.plan.add(*sysfs_ops(self.target, self.paths, build.own_net))
+        build.plan.add(*sysfs_ops(self.target[1:], self.paths, build.own_net))
 
 
-@attrs.frozen(eq=False, repr=False)
+@frozen()
 class Dev(Value, Mount):
     """A new /dev: the harmless device nodes of the host, a terminal file system of its own, shm, and mqueue.
 
@@ -97,11 +97,11 @@ class Dev(Value, Mount):
 
     has_dev = True
 
-    target: bytes = attrs.field(default=b"/dev", converter=target_path, repr=target_repr)
-    nodes: tuple[str, ...] = attrs.field(default=NODES, converter=_names, kw_only=True)
-    shm_size: int = attrs.field(default=64 << 20, converter=parse_size, kw_only=True)
-    read_only: bool = attrs.field(default=True, kw_only=True)
+    target: bytes = field(default=b"/dev", converter=target_path, repr=target_repr)
+    nodes: tuple[str, ...] = field(default=NODES, converter=_names, kw_only=True)
+    shm_size: int = field(default=64 << 20, converter=parse_size, kw_only=True)
+    read_only: bool = field(default=True, kw_only=True)
 
     def compile(self, build: Build) -> None:
         """Add its operations to a plan under construction."""
-        build.plan.add(*dev_ops(self.target, self.nodes, self.shm_size, self.read_only, build.own_ipc))
+        build.plan.add(*dev_ops(self.target[1:], self.nodes, self.shm_size, self.read_only, build.own_ipc))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-import attrs
-
 from .errors import InvalidValue
 from .kernel.calls import CLONE_FLAGS
 from .plan import Code, Op, Plan, Stage
-from .value import Value
+from .value import Value, frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +19,7 @@ __all__ = ["Namespaces"]
 _NEW_IN_CLONE = ("user", "mnt", "pid", "net", "ipc", "uts")
 
 
-@attrs.frozen(eq=False, repr=False, kw_only=True)
+@frozen(kw_only=True)
 class Namespaces(Value):
     """The namespaces of a process, by the kernel's names for their kinds (namespaces(7)).
 

@@ -6,8 +6,6 @@ import os
 from functools import cache
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-import attrs
-
 from . import plan as p
 from .build import NODEV, NOSUID, RDONLY, Build, keep
 from .errors import InvalidValue, SyscallError, Unsupported, syscall_error
@@ -16,7 +14,7 @@ from .kernel.calls import StrPath
 from .mounttree import MountTree, make_fs
 from .plan import Code, Op, Stage
 from .units import size as parse_size
-from .value import Value
+from .value import Value, field, frozen
 
 if TYPE_CHECKING:
     from .kernel.tree import TemporaryTree
@@ -38,7 +36,7 @@ def _layers(value: object) -> tuple[StrPath | MountTree, ...]:
     return layers
 
 
-@attrs.frozen(eq=False, repr=False)
+@frozen()
 class OverlayFS(Value):
     """Layers seen as one tree (overlayfs, Documentation/filesystems/overlayfs.rst).
 
@@ -54,14 +52,14 @@ class OverlayFS(Value):
     :meth:`mount` mounts it for the caller itself, which needs root.
     """
 
-    lower: tuple[StrPath | MountTree, ...] = attrs.field(converter=_layers)
+    lower: tuple[StrPath | MountTree, ...] = field(converter=_layers)
     upper: StrPath | None = None
-    work: StrPath | None = attrs.field(default=None)
-    ephemeral: Literal["tmpfs", "disk"] = attrs.field(default="tmpfs", kw_only=True)
-    size: int = attrs.field(default=64 << 20, converter=parse_size, kw_only=True)
-    inodes: int = attrs.field(default=65536, kw_only=True)
-    read_only: bool = attrs.field(default=False, kw_only=True)
-    volatile: bool = attrs.field(default=False, kw_only=True)
+    work: StrPath | None = field(default=None)
+    ephemeral: Literal["tmpfs", "disk"] = field(default="tmpfs", kw_only=True)
+    size: int = field(default=64 << 20, converter=parse_size, kw_only=True)
+    inodes: int = field(default=65536, kw_only=True)
+    read_only: bool = field(default=False, kw_only=True)
+    volatile: bool = field(default=False, kw_only=True)
 
     @work.validator
     def _check(self, attribute: object, value: object) -> None:
@@ -84,6 +82,8 @@ class OverlayFS(Value):
     def on_disk(self, directory: TemporaryTree) -> OverlayFS:
         """The same, with its ephemeral layer in this directory."""
         upper, work = (os.path.join(directory.path, name) for name in self.disk_directories)
+        import attrs
+
         return attrs.evolve(self, upper=upper, work=work, volatile=True)
 
     def compile_root(self, build: Build, *, userxattr: bool) -> None:

@@ -8,11 +8,13 @@ disappears with the old root at the pivot.
 from __future__ import annotations
 
 import os
+import stat
 from functools import cache
 from typing import TYPE_CHECKING
 
 from . import plan as p
 from .build import NODEV, NOSUID, RDONLY, Build, host_op, is_overlay, keep, parents
+from .errors import InvalidValue
 from .kernel import calls
 from .kernel.calls import StrPath
 from .mounttree import MountTree
@@ -81,7 +83,9 @@ def compile_root(build: Build, root: Root | None, *, userxattr: bool, net_host: 
         )
     else:
         what = repr(root) if isinstance(root, MountTree) else os.fsdecode(root)
-        build.tree(root, slot, f"take {what} as the root", attr=NOSUID | NODEV, flags=p.RECURSIVE | p.IDMAP)
+        mode = build.tree(root, slot, f"take {what} as the root", attr=NOSUID | NODEV, flags=p.RECURSIVE | p.IDMAP)
+        if not stat.S_ISDIR(mode):
+            raise InvalidValue(f"root {what} is not a directory")
     build.plan.add(
         keep("root", slot, "put the root on the workbench"),
         # The slot's number is this plan's own; a clone puts the root where the other operations look for it.

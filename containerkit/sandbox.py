@@ -498,10 +498,10 @@ class Sandbox:
         limits = self._limits if limits is None else limits
         user = self._user if user is None else user
         if cwd is None:
-            cwd = self._cwd if self._cwd is not None else home(user) if self._root is HOST else "/"
+            cwd = self._cwd if self._cwd is not None else home(self._user) if self._root is HOST else "/"
         merged = {**self._env, **(env or {})}
         if self._root is HOST:
-            merged.setdefault("HOME", home(user))
+            merged.setdefault("HOME", home(self._user))  # there is one, writable for all
         return Launch(
             args,
             join=self._join_fds(),

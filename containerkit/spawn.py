@@ -174,7 +174,8 @@ class Starting:
         if size in (-_EINTR, -_EAGAIN):
             return False  # a signal: its Python handler has run by now, or raised
         if size == -_ETIMEDOUT:
-            raise _diagnose().start_timeout(self.started.first)
+            seconds = (time.monotonic_ns() - self.started.marks[0][1]) / 1e9
+            raise _diagnose().start_timeout(self.started.first, seconds)
         if size < 0:
             raise syscall_error(-size, "recvmsg")
         if size == 0 and not self._running:

@@ -34,7 +34,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(asyncio|collections|os|pathlib|subprocess|typing|enum)\..*"),
     (r"py:.*", r"(int|str|bytes|float|bool|object|dict|list|tuple|set|None|optional|Any|AnyStr|IO|Self|Literal.*)"),
     (r"py:exc", r"(ValueError|OSError|TimeoutError|(FileNotFound|FileExists|Permission|ChildProcess)Error)"),
-    (r"py:class", r".*(Options|StrPath|HasFileno|Arg|Stream|Mount|Root|Fd|Value|HostDirectories|_KernelError)"),
+    (r"py:class", r".*(Options|StrPath|HasFileno|Arg|Stream|Mount|Root|Fd|Value|HostDirectories|_KernelError|Build|Op|Record|Extent|TemporaryTree)"),
 ]
 
 # One signature for each function: the overloads of run() differ in the type of its result only.

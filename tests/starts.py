@@ -88,6 +88,12 @@ def is_gone(pid: int) -> bool:
         return True
 
 
+def settled(process: Process) -> Process:
+    """Once it sleeps: the dynamic linker has then closed what it opened."""
+    wait_until(lambda: status(process.pid)["State"].startswith("S"))
+    return process
+
+
 def wait_until(condition: Callable[[], Any], seconds: float = 5) -> float:
     """How long it took; fails when it does not come true."""
     begin = time.monotonic()
@@ -112,7 +118,8 @@ _PATH = [str(Path(containerkit.__file__).parent.parent), str(Path(__file__).pare
 def host(code: str, *arguments: str, prefix: Sequence[str] = (), **options: Any) -> Iterator[subprocess.Popen[str]]:
     """A running Python program with the names above, after ``prefix`` (setpriv, unshare, ...)."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(_PATH), "PYTHONDONTWRITEBYTECODE": "1"}
-    options = {"stdin": PIPE, "stdout": PIPE, "stderr": PIPE, "env": environment, **options}
+    # In a session of its own: what it leaves to the machine's init is no orphan of this test's session.
+    options = {"stdin": PIPE, "stdout": PIPE, "stderr": PIPE, "env": environment, "start_new_session": True, **options}
     command = [*prefix, sys.executable, "-c", _PREAMBLE + textwrap.dedent(code), *arguments]
     with subprocess.Popen(command, text=True, **options) as process:
         try:

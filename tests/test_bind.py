@@ -14,6 +14,7 @@ import pytest
 from mounted import Shell, in_private_namespace
 
 from containerkit import Bind, File, IdMap, InvalidValue, NotFound, Proc, Security, SpawnError, Tmpfs, run
+from containerkit.build import Mount
 
 
 def inside(output: str) -> dict[str, mountinfo.Mount]:
@@ -161,7 +162,7 @@ def test_a_relative_source_is_below_the_working_directory(
     assert sh("cat /data/file", mounts=[Bind("volume", "/data")]) == "content\n"
 
 
-class Swap:
+class Swap(Mount):
     """Stands in a list of mounts, and replaces the source of the one before once that was opened."""
 
     def __init__(self, old: Path, new: Path) -> None:

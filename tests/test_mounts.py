@@ -20,8 +20,8 @@ from containerkit import Bind, Namespaces, Process, Sandbox, Security, run
 
 WAYS_OUT = (
     "", "/..", "/../../../..", "/proc/self/root", "/proc/self/root/..", "/proc/1/root", "/proc/1/root/..",
-    "/proc/self/cwd", "/proc/self/cwd/..", "/proc/1/cwd", "/proc/1/cwd/..", "/proc/self/fd/0", "/proc/self/fd/1/..", "/dev/fd/3",
-    "/proc/self/task/1/root",
+    "/proc/self/cwd", "/proc/self/cwd/..", "/proc/1/cwd", "/proc/1/cwd/..", "/proc/self/fd/0", "/proc/self/fd/1/..",
+    "/dev/fd/3", "/proc/self/task/1/root",
     "/proc/thread-self/root", "/proc/thread-self/cwd/../..", "/root", "/tmp/..", "/proc/self/map_files", "/sys/..",
 )  # fmt: skip
 FIND = 'for way in "$@"; do if [ -e "$way$secret" ]; then echo "found by $way"; fi; done; echo searched\n'

@@ -11,7 +11,7 @@ from typing import Any
 import mountinfo
 import pytest
 
-from containerkit import HOST, File, Namespaces, Process, Sandbox, run
+from containerkit import HOST, Bind, File, InvalidValue, Namespaces, Proc, Process, Sandbox, run
 
 pytestmark = pytest.mark.both
 
@@ -106,7 +106,9 @@ def test_tmp_and_home_are_private_and_empty() -> None:
 
 def test_another_user_has_a_home_too(caller: str) -> None:
     if caller == "user":
-        pytest.skip("an ordinary user has one id")
+        with pytest.raises(InvalidValue, match="has no place"):
+            sh("true", user=1000)
+        return
     assert sh("pwd; id -u; touch ~/x; ls ~; ls -d /root", user=1000, check=False).startswith("/home\n1000\nx\n")
 
 
@@ -146,9 +148,7 @@ def test_a_missing_mount_point_is_made_although_the_root_is_read_only(tmp_path: 
 
 
 def test_threads_locales_and_time_zones_work() -> None:
-    code = (
-        "import threading, time; t = threading.Thread(target=print, args=time.tzname); t.start(); t.join(); print('ä')"
-    )
+    code = "import threading, time; t = threading.Thread(target=print, args=time.tzname); t.start(); print('ä')"
     if shutil.which("python3", path="/usr/bin") is None:
         pytest.skip("no python3 in /usr/bin")
     said = run(["/usr/bin/python3", "-I", "-c", code]).stdout
@@ -166,3 +166,17 @@ def test_the_hosts_root_serves_a_sandbox_and_a_process_as_well() -> None:
 
 def test_the_hosts_root_says_what_it_is() -> None:
     assert repr(HOST) == "HOST"
+
+
+def test_the_whole_root_of_the_host_can_be_bound() -> None:
+    """It is taken before the workbench covers it."""
+    assert set(os.listdir("/")) <= set(sh("ls -A /host", mounts=[Bind("/", "/host")]).split())
+
+
+def test_mounts_over_the_callers_own_root_leave_the_rest_as_it_is() -> None:
+    namespaces = Namespaces(user="new", mnt="new", pid="new")
+    script = ["/bin/sh", "-c", "ls -A /; echo /proc/[0-9]*"]
+    with Process(script, namespaces=namespaces, mounts=[Proc()], stdout=-1, text=True) as process:
+        *names, first, second = process.communicate()[0].split()
+    assert set(names) == set(os.listdir("/"))
+    assert (first, second) == ("/proc/1", "/proc/2")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import attrs
-
-from ..value import Value
+from ..value import Value, frozen
 from .capabilities import Capabilities
 
 __all__ = ["Capabilities", "Security"]
 
 
-@attrs.frozen(eq=False, repr=False, kw_only=True)
+@frozen(kw_only=True)
 class Security(Value):
     """The privileges of a program.
 

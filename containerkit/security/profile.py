@@ -8,6 +8,7 @@ Where we differ from runc and crun, which give the rules to libseccomp:
 
 * If several rules match a call, the strictest decides, in the kernel's order: kill, trap, errno, notify, log, allow.
   For libseccomp a rule without conditions beats one with, so "allow clone" undoes "refuse clone with these flags".
+  Of several rules without conditions the first decides, as there: podman's own profile lists setns twice.
 * A condition twice on the same argument of a rule is refused. runc makes two rules of it, crun fails.
 * An argument that the kernel takes as 32 bits is compared as 32 bits (CVE-2019-10063).
 * A rule with the same action as the default is kept. runc drops it, and then an exception from it stands alone.
@@ -71,11 +72,15 @@ def from_profile(
             raise InvalidValue("the seccomp profile is not a JSON object")
     default = _action(profile, "defaultAction", "defaultErrno", "defaultErrnoRet")
     here = _Here(capabilities or Capabilities(), architecture, kernel or _running_kernel())
-    rules = []
+    rules, settled = [], set[str]()
     for entry in _list(profile, "syscalls", Mapping):
         if here.applies(entry):
             action = _action(entry, "action", "errno", "errnoRet")
-            rules.append(Rule(action, _names(entry, action, default), _args(entry)))
+            names, args = _names(entry, action, default), _args(entry)
+            if not args:
+                names = [name for name in names if name not in settled]
+                settled.update(names)
+            rules.append(Rule(action, names, args))
     flags = _list(profile, "flags", str)
     if not set(flags) <= set(_FLAGS):
         raise InvalidValue(f"flags {flags} in the seccomp profile must be among {', '.join(_FLAGS)}")
@@ -170,11 +175,12 @@ def _names(entry: Mapping[str, Any], action: Action, default: Action) -> list[st
 def _args(entry: Mapping[str, Any]) -> list[Arg]:
     args = []
     for item in _list(entry, "args", Mapping):
-        op, value = item.get("op"), item.get("value", 0)
+        op, value = item.get("op"), _number(item, "value")
         if op not in _OPS:
             raise InvalidValue(f"op {op!r} in the seccomp profile must be one of {', '.join(_OPS)}")
         if op == "SCMP_CMP_MASKED_EQ":
-            args.append(Arg(item.get("index"), "==", item.get("valueTwo", 0), mask=value))
+            # Both sides are masked, as libseccomp does it.
+            args.append(Arg(item.get("index"), "==", _number(item, "valueTwo") & value, mask=value))
         else:
             args.append(Arg(item.get("index"), _OPS[op], value))
     if len({arg.index for arg in args}) < len(args):
@@ -183,6 +189,13 @@ def _args(entry: Mapping[str, Any]) -> list[Arg]:
             "whether both must hold; write two rules, or one masked comparison"
         )
     return args
+
+
+def _number(item: Mapping[str, Any], key: str) -> int:
+    value = item.get(key, 0)
+    if not isinstance(value, int):
+        raise InvalidValue(f"{key} {value!r} in the seccomp profile must be a number")
+    return value
 
 
 def _lets_i386_run(profile: Mapping[str, Any]) -> bool:

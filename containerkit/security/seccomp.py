@@ -16,13 +16,13 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import attrs
-
 from ..errors import InvalidValue, Unsupported
-from ..value import Value
+from ..value import Value, field, frozen
 from . import syscalls
 
 if TYPE_CHECKING:
+    from attrs import Attribute
+
     from .capabilities import Capabilities
 
 __all__ = ["Action", "Arg", "Rule", "Seccomp"]
@@ -94,12 +94,12 @@ def _rules(rules: Iterable[Rule]) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def _index(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+def _index(instance: object, attribute: Attribute[Any], value: object) -> None:
     if not isinstance(value, int) or not 0 <= value < 6:
         raise InvalidValue(f"{attribute.name}={value!r} must be from 0 to 5: a system call has six arguments")
 
 
-def _op(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+def _op(instance: object, attribute: Attribute[Any], value: object) -> None:
     if value not in ("==", "!=", "<", "<=", ">", ">=", "in", "not in"):
         raise InvalidValue(f"{attribute.name}={value!r} must be one of ==, !=, <, <=, >, >=, in, not in")
 
@@ -115,7 +115,7 @@ def _values(value: int | Iterable[int]) -> int | tuple[int, ...]:
     return _u64(value) if isinstance(value, int) else tuple(_u64(one) for one in value)
 
 
-@attrs.frozen(eq=False, repr=False)
+@frozen()
 class Arg(Value):
     """A condition on an argument: ``Arg(0, "in", (1, 2, 10))``, ``Arg(0, "==", 0, mask=CLONE_NEWUSER)``.
 
@@ -124,14 +124,17 @@ class Arg(Value):
     (CVE-2019-10063). What a pointer points to cannot be seen.
     """
 
-    index: int = attrs.field(validator=_index)
-    op: str = attrs.field(validator=_op)
-    value: int | tuple[int, ...] = attrs.field(converter=_values)
-    mask: int = attrs.field(default=_U64, kw_only=True, converter=_u64)
+    index: int = field(validator=_index)
+    op: str = field(validator=_op)
+    value: int | tuple[int, ...] = field(converter=_values)
+    mask: int = field(default=_U64, kw_only=True, converter=_u64)
 
     def __attrs_post_init__(self) -> None:
         if isinstance(self.value, tuple) is not self.op.endswith("in"):
             raise InvalidValue(f"op {self.op!r} does not fit {self.value!r}: in and not in take several numbers")
+        values = self.value if isinstance(self.value, tuple) else (self.value,)
+        if "<" not in self.op and ">" not in self.op and any(value & ~self.mask for value in values):
+            raise InvalidValue(f"{self}: no number is equal to one that has bits outside of the mask")
 
     def __str__(self) -> str:
         shown = f"argument {self.index}"
@@ -150,7 +153,7 @@ def _conditions(where: Arg | Iterable[Arg]) -> tuple[Arg, ...]:
     return (where,) if isinstance(where, Arg) else tuple(where)
 
 
-def _known_names(instance: object, attribute: attrs.Attribute[Any], names: Iterable[str]) -> None:
+def _known_names(instance: object, attribute: Attribute[Any], names: Iterable[str]) -> None:
     unknown = set(names)
     for architecture in (*ARCHITECTURES, "i386"):  # of which most policies need only the first
         unknown.difference_update(syscalls.numbers(architecture))
@@ -159,13 +162,13 @@ def _known_names(instance: object, attribute: attrs.Attribute[Any], names: Itera
     raise InvalidValue(f"unknown system call {min(unknown)!r}; they are named as in syscalls(2), in lower case")
 
 
-@attrs.frozen(eq=False, repr=False)
+@frozen()
 class Rule(Value):
     """An action, the calls that it is for, and conditions which must all hold."""
 
-    action: Action = attrs.field(converter=_action)
-    names: tuple[str, ...] = attrs.field(converter=_names, validator=_known_names)
-    where: tuple[Arg, ...] = attrs.field(default=(), converter=_conditions)
+    action: Action = field(converter=_action)
+    names: tuple[str, ...] = field(converter=_names, validator=_known_names)
+    where: tuple[Arg, ...] = field(default=(), converter=_conditions)
 
     def __str__(self) -> str:
         count = f" ({len(self.names)} calls)" if len(self.names) > 8 else ""
@@ -173,7 +176,7 @@ class Rule(Value):
         return f"{self.action}{count}: {' '.join(sorted(self.names))}{condition}"
 
 
-@attrs.frozen(eq=False, repr=False, slots=False)
+@frozen()
 class Seccomp(Value):
     """A policy for system calls.
 
@@ -185,15 +188,17 @@ class Seccomp(Value):
     * ``log``: the kernel's audit log tells what was refused (SECCOMP_FILTER_FLAG_LOG).
     """
 
-    default: Action = attrs.field(default=_ENOSYS, converter=_action)
-    rules: tuple[Rule, ...] = attrs.field(default=(), converter=_rules)
-    multiarch: bool = attrs.field(default=False, kw_only=True)
-    log: bool = attrs.field(default=False, kw_only=True)
+    default: Action = field(default=_ENOSYS, converter=_action)
+    rules: tuple[Rule, ...] = field(default=(), converter=_rules)
+    multiarch: bool = field(default=False, kw_only=True)
+    log: bool = field(default=False, kw_only=True)
 
     # ---- policies from policies
 
     def rule(self, action: Action, *names: str, where: Arg | Iterable[Arg] = ()) -> Seccomp:
         """This policy, and one more rule, which goes before all that it has."""
+        import attrs
+
         return attrs.evolve(self, rules=(*self.rules, Rule(action, names, where)))
 
     def allow(self, *names: str, where: Arg | Iterable[Arg] = ()) -> Seccomp:
@@ -289,8 +294,8 @@ class Seccomp(Value):
             capabilities: which the program has; None is none. Profiles let some calls through with them.
             architecture, kernel: instead of this machine's.
 
-        Raises InvalidValue on what cannot be kept as it is written. Where several rules match a call, the strictest
-        decides; see containerkit/security/profile.py for how this differs from the runtimes.
+        Raises InvalidValue on what cannot be kept as it is written. How this differs from the runtimes, to the stricter
+        side, stands at the head of containerkit/security/profile.py.
         """
         from .profile import from_profile
 

@@ -105,7 +105,7 @@ def test_directories_without_permissions_are_deleted(parent: int, tmp_path: Path
 
 @pytest.mark.both
 def test_no_depth_is_too_deep(parent: int, tmp_path: Path) -> None:
-    depth, name = 3000, "d" * 20  # no path can name the innermost
+    depth, name = 1000, "d" * 20  # no path can name the innermost
     at = os.open(tmp_path, os.O_RDONLY)
     for directory in ["tree", *[name] * depth]:
         os.mkdir(directory, dir_fd=at)
@@ -232,7 +232,7 @@ def test_the_interpreters_end_waits_for_the_deletion(tmp_path: Path) -> None:
         import os
         from containerkit.kernel.tree import TemporaryTree
         tree = TemporaryTree()
-        for number in range(2000):
+        for number in range(1000):
             os.mkdir(f"{tree.path}/{number}")
         tree.close()
         """

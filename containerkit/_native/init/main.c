@@ -378,13 +378,22 @@ static int say_go(int sock)
 /* Go on as a process that is really in the joined pid namespace. The host program is its parent too, and reaps it. */
 static int hop(void)
 {
-    int pidfd = -1;
+    int pidfd = -1, told[2];
+    char end;
     struct clone_args args = {.flags = CLONE_PARENT | CLONE_PIDFD, .pidfd = (uint64_t)(uintptr_t)&pidfd};
-    long pid = sys(clone3, &args, CLONE_ARGS_SIZE_VER0);
+    long pid = sys(pipe2, told, CLOEXEC);
+    if (pid == 0)
+        pid = sys(clone3, &args, CLONE_ARGS_SIZE_VER0);
     if (pid < 0)
         return fail_outside((int)pid);
-    if (pid == 0)
+    if (pid == 0) {
+        /* Not before the message is out: the host program must know us before it hears that the program runs. */
+        SYS1(__NR_close, told[1]);
+        while (sys(read, told[0], &end, 1) == -EINTR)
+            ;
+        SYS1(__NR_close, told[0]);
         return 0;
+    }
     struct ck_msg m = {.kind = CK_MSG_HOPPED, .pid = (int)pid};
     quit(send_msg(&m, 0, &pidfd, 1) < 0 ? 71 : 0);
 }
