@@ -20,7 +20,7 @@ from .kernel.calls import StrPath
 from .mounttree import MountTree
 from .plan import Code, Op, Stage
 
-__all__ = ["HOST", "HostDirectories", "Root"]
+__all__ = ["HOST", "HostDirectories"]
 
 
 class HostDirectories:

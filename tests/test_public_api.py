@@ -109,7 +109,7 @@ def keys(typed: type) -> set[str]:
         (options.SandboxOptions, keywords(ck.Sandbox.__init__, "start_timeout")),
         (options.JoinRunOptions, keywords(ck.Sandbox.run, "text")),
         (options.JoinOptions, keywords(ck.Sandbox._join, "tty")),
-        (options.LaunchOptions, keywords(Launch.__init__, "hold", "host_root", "join", "proc")),
+        (options.LaunchOptions, keywords(Launch.__init__, "hold", "host_root", "join", "over")),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
