@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from .sandbox import run as run
     from .security import Capabilities as Capabilities
     from .security import Security as Security
+    from .security.seccomp import Seccomp as Seccomp
     from .timeline import Event as Event
     from .timeline import Timeline as Timeline
 
@@ -77,6 +78,7 @@ _MODULES = {
     "rootfs": ("HOST",),
     "sandbox": ("Sandbox", "explain", "run"),
     "security": ("Capabilities", "Security"),
+    "security.seccomp": ("Seccomp",),
     "timeline": ("Event", "Timeline"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

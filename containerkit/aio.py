@@ -14,6 +14,7 @@ watchers of asyncio are not used: nothing here depends on SIGCHLD or on who reap
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -101,7 +102,8 @@ async def _readable(fd: int, timeout: float | None) -> None:
     future: asyncio.Future[None] = loop.create_future()
     loop.add_reader(fd, _resolve, future)
     try:
-        await asyncio.wait_for(future, timeout)
+        async with asyncio.timeout(timeout):  # not wait_for, which before Python 3.12 may lose a cancellation
+            await future
     finally:
         loop.remove_reader(fd)
 
@@ -140,7 +142,8 @@ async def _converse(talk: _sandbox.Conversation) -> spawn.Exit:
         while talk.open or talk.stdin >= 0:
             woken.clear()
             try:
-                await asyncio.wait_for(woken.wait(), talk.left_seconds())
+                async with asyncio.timeout(talk.left_seconds()):
+                    await woken.wait()
             except TimeoutError:
                 talk.expire()
     finally:
@@ -155,12 +158,15 @@ async def _ended(process: _process.Process, timeout: float | None) -> spawn.Exit
     """Wait for the end in the loop, then reap. None when it still runs after ``timeout`` seconds."""
     if process._exit is not None:
         return process._exit
-    started = process._handle()
+    # PID 1 reports just before it exits; the pidfd says that everything in its namespace has ended. One of our own,
+    # since a loop knows one reader for each descriptor, and several tasks may wait.
+    first = os.dup(process._handle().first)
     try:
-        # PID 1 reports just before it exits; the pidfd says that everything in its namespace has ended.
-        await _readable(started.first, timeout)
+        await _readable(first, timeout)
     except TimeoutError:
         return None
+    finally:
+        os.close(first)
     return process._try_wait(None)
 
 

@@ -88,8 +88,9 @@ class File(Value, Mount):
         """Add its operations to a plan under construction."""
         build.files += 1
         name = b"f%d" % build.files
+        words = f"write {len(self.content)} bytes for {show(self.target[1:])}"
         build.plan.add(
-            Op(Code.FILE, Stage.INSIDE, f"write {len(self.content)} bytes for {show(self.target[1:])}", name, self.content,
+            Op(Code.FILE, Stage.INSIDE, words, name, self.content,
                base=p.SLOT_SCRATCH, a=self.mode),
             Op(Code.CLONE, Stage.INSIDE, "take the file", name,
                slot=p.SLOT_TEMP, base=p.SLOT_SCRATCH, a=RDONLY | NOSUID | NODEV),

@@ -318,6 +318,14 @@ def _loopback(op: Op, err: int, path: bytes | None, detail: bytes) -> str | None
     return user_namespace_hint(err) if err == _E.EPERM else None
 
 
+def _seccomp(op: Op, err: int, path: bytes | None, detail: bytes) -> str | None:
+    if err == _E.EACCES:
+        return "a filter needs no_new_privs, or CAP_SYS_ADMIN in this user namespace"
+    if err == _E.EINVAL:
+        return "the kernel was built without CONFIG_SECCOMP_FILTER, or does not know a flag or action of the policy"
+    return None
+
+
 _HINTS = {
     Code.ATTACH: _attach,
     Code.CHDIR: _chdir,
@@ -329,6 +337,7 @@ _HINTS = {
     Code.MKDIR: _attach,
     Code.NEWIDMAP: _newidmap,
     Code.RLIMIT: _rlimit,
+    Code.SECCOMP: _seccomp,
     Code.TREE: _tree,
 }
 
@@ -347,7 +356,7 @@ def _syscall_names() -> dict[int, str]:
         "setresuid": (117, 147), "setresgid": (119, 149), "capset": (126, 91), "prctl": (157, 167),
         "prlimit64": (302, 261), "setpriority": (141, 140), "sched_setaffinity": (203, 122), "setsid": (112, 157),
         "socketpair": (53, 199), "close_range": (436, 436), "pipe2": (293, 59), "sendmsg": (46, 211),
-        "signalfd4": (289, 74), "fchown": (93, 55),
+        "signalfd4": (289, 74), "fchown": (93, 55), "seccomp": (317, 277),
     }  # fmt: skip
     return {numbers[0 if x86_64 else 1]: name for name, numbers in table.items()}
 

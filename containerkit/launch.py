@@ -28,6 +28,7 @@ from .security import Security
 if TYPE_CHECKING:
     from .kernel.tree import TemporaryTree
     from .rootfs import Root
+    from .security.seccomp import Seccomp
 
 __all__ = ["DEFAULT_PATH", "Launch", "compile_launch"]
 
@@ -468,8 +469,17 @@ def _program(plan: Plan, launch: Launch) -> None:
         plan.add(_chdir_op(cwd))
     else:
         plan.add(_chdir_op(os.fsencode(os.getcwd())))
-    env = environment(launch)
-    plan.add(_exec_op(launch.args, env))
+    if launch.security.seccomp is not None:
+        plan.add(_seccomp_op(launch.security.seccomp))
+    plan.add(_exec_op(launch.args, environment(launch)))
+
+
+@cache
+def _seccomp_op(policy: Seccomp) -> Op:
+    """The last thing before exec, so that the filter need not allow what the set-up does."""
+    program = policy.program()
+    words = f"load the system call filter ({len(program) // 8} instructions)"
+    return Op(Code.SECCOMP, Stage.PROGRAM, words, program, a=policy.flags)
 
 
 @cache

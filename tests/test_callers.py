@@ -83,7 +83,7 @@ timeout = "60"
 markers = ["root: -", "rootless: -", "both: -", "slow: -"]
 """
 
-BENCH = ("conftest.py", "shared.py", "leaks.py", "callers.py", "ordinary_user.py", "mounted.py", "canary.py", "mountinfo.py")
+BENCH = ("conftest.py", "shared.py", "leaks.py", "callers.py", "ordinary_user.py", "mounted.py")
 
 
 @pytest.fixture

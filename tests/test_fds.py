@@ -144,7 +144,7 @@ def test_a_mapping_can_swap(options: dict[str, Any], files: list[int]) -> None:
 
 def test_ours_stay_open_and_as_they_were(options: dict[str, Any], files: list[int]) -> None:
     before = [(target_of(fd), os.get_inheritable(fd)) for fd in files]
-    with sleeping(pass_fds={fd: files[0] for fd in files}, **options):
+    with sleeping(pass_fds=dict.fromkeys(files, files[0]), **options):
         pass
     assert [(target_of(fd), os.get_inheritable(fd)) for fd in files] == before
 

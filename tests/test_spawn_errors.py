@@ -108,7 +108,8 @@ def test_the_interpreter_of_a_script_is_missing(options: dict[str, Any], shared:
     script = program(shared / "script", line)
     error = failure(["/s/script"], **isolated(Bind(shared, "/s"))) if options else failure([script])
     assert type(error) is ProgramNotFound
-    assert re.search(r"/script' exists, but its interpreter '/no/interpreter(\\r)?' \(first line\) does not", str(error))
+    words = r"/script' exists, but its interpreter '/no/interpreter(\\r)?' \(first line\) does not exist inside"
+    assert re.search(words, str(error))
 
 
 def test_what_a_terminal_would_obey_is_escaped_in_the_message(shared: Path) -> None:
