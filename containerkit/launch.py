@@ -120,6 +120,8 @@ class Launch:
             raise InvalidValue(
                 "a limit on processor time is watched by PID 1: it needs init=True and a new pid namespace"
             )
+        if isinstance(self.tty, tuple) and not all(0 < number <= 0xFFFF for number in self.tty):
+            raise InvalidValue(f"tty={self.tty!r} must be True, or (rows, columns) from 1 to 65535")
         for name in ("hostname", "domainname"):
             if getattr(self, name) is not None and not ns.new("uts"):
                 raise InvalidValue(f"{name}= needs namespaces.uts='new': it would change the machine's own")
@@ -436,7 +438,11 @@ def parse_user(user: int | str | None) -> tuple[str, str, int, int]:
     user_name, uid = ("", _id(who, user)) if _is_number(who) else (_name(who, user), 0)
     if not colon:
         return user_name, "", uid, uid
-    return (user_name, "", uid, _id(group, user)) if _is_number(group) else (user_name, _name(group, user), uid, 0)
+    if not _is_number(group):
+        return user_name, _name(group, user), uid, 0
+    gid = _id(group, user)
+    # With a name, /etc/passwd gives a group as well: what was asked for goes where it comes after that.
+    return (user_name, str(gid), uid, 0) if user_name else ("", "", uid, gid)
 
 
 def _id(text: str, whole: object) -> int:

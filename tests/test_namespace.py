@@ -7,7 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -302,10 +302,20 @@ def test_cannot_be_pickled() -> None:
 # ---- pin -------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def private_directory(tmp_path: os.PathLike[str]) -> Iterator[str]:
+    """A mount whose events reach no other mount namespace: a mnt namespace can be pinned on no other."""
+    path = os.fspath(tmp_path)
+    subprocess.run(["mount", "--bind", path, path], check=True)
+    subprocess.run(["mount", "--make-private", path], check=True)
+    yield path
+    subprocess.run(["umount", path], check=True)
+
+
 @pytest.mark.root
 @pytest.mark.parametrize("kind", ["user", "mnt", "net", "ipc", "uts", "cgroup", "time"])
-def test_a_pin_keeps_it_alive_without_a_handle(tmp_path: os.PathLike[str], kind: str) -> None:
-    path = os.path.join(tmp_path, kind)
+def test_a_pin_keeps_it_alive_without_a_handle(private_directory: str, kind: str) -> None:
+    path = os.path.join(private_directory, kind)
     with Namespace.create(kind) as namespace:
         namespace.pin(path)
     with Namespace.open(path) as opened:

@@ -251,7 +251,4 @@ class _Assembler:
 
     def _stone(self, position: int) -> int:
         code, _, _, k = self._code[position]
-        if code in (_RETURN, _JUMP):
-            k = k if code == _RETURN else k + self._distance(position) + 1
-            return self._write(code, 0, 0, k)
-        return self._write(_JUMP, 0, 0, self._distance(position))
+        return self._write(_RETURN, 0, 0, k) if code == _RETURN else self._write(_JUMP, 0, 0, self._distance(position))

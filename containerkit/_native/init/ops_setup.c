@@ -368,7 +368,8 @@ int op_creds(const struct ck_op *op)
     if (r == 0 && group[0]) {
         ctx.fail_arg = 1;
         uint32_t n = 0;
-        r = find_groups(0, group, &gid, 1, &n);
+        /* Digits are a number, also when the group file has such a name; the user's own group must not replace it. */
+        r = get_dec(group, strlen(group), &gid) == 0 ? 0 : find_groups(0, group, &gid, 1, &n);
     }
     if (r < 0) {
         last_sysno = -1; /* not the kernel's answer but ours */
