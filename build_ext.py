@@ -92,8 +92,7 @@ def find_compiler(arch: str | None = None, cc: str | None = None) -> list[str]:
         if command and shutil.which(command[0]):
             return command
     raise BuildError(
-        f"no C compiler: looked for {', '.join(names)}.\n"
-        f"On Debian and Ubuntu: apt-get install {packages(arch)}"
+        f"no C compiler: looked for {', '.join(names)}.\nOn Debian and Ubuntu: apt-get install {packages(arch)}"
     )
 
 

@@ -95,6 +95,14 @@ class Ours(Contestant):
         return [timed_run(self.rootfs) for _ in range(count)]
 
 
+def strict_filter(path: Path) -> str:
+    """The default policy's filter, in a file for the reference to load as well."""
+    from containerkit import Seccomp
+
+    path.write_bytes(Seccomp.strict().program())
+    return str(path)
+
+
 class Reference(Contestant):
     name = "reference"
     label = "reference.c (the floor)"
@@ -104,6 +112,7 @@ class Reference(Contestant):
         self.binary = str(area.path / "reference")
         flags = ("-O2", "-std=gnu17", "-Wall", "-Wextra", "-Werror")
         output([need("cc"), *flags, "-o", self.binary, str(HERE / "reference.c")])
+        self.env = {**os.environ, "REFERENCE_FILTER": strict_filter(area.path / "filter")}
 
     def version(self) -> str:
         return output([need("cc"), "--version"]).splitlines()[0]
@@ -113,7 +122,7 @@ class Reference(Contestant):
 
     def parallel(self, count: int, at_once: int) -> tuple[list[float], float]:
         """Seconds of each start, and of all of them together."""
-        result = json.loads(output([self.binary, str(count), str(at_once), self.rootfs, PROGRAM]))
+        result = json.loads(output([self.binary, str(count), str(at_once), self.rootfs, PROGRAM], env=self.env))
         return [us / 1e6 for us in result["runs_us"]], result["wall_us"] / 1e6
 
 

@@ -14,9 +14,7 @@ from worker import Worker
 
 HOST_BYTES = 2 << 30
 HOST_THREADS = 32
-LIGHT_PAUSE = (
-    0.05  # seconds between bursts of half a millisecond: all threads together fill a third of a core
-)
+LIGHT_PAUSE = 0.05  # seconds between bursts of half a millisecond: all threads together fill a third of a core
 HOST_ROUNDS = 10
 STARTS, AT_ONCE, CHUNKS = 1000, 8, 5
 

@@ -18,7 +18,8 @@
  *                 propagation, lo up; waits for "go"; `inside`: becomes id 0, not dumpable, a tmpfs as workbench, the
  *                 overlay, /proc with read-only parts and masks, /sys, /dev, /tmp, pivot_root, host name, drops every
  *                 privilege; then vforks the program, reaps, kills what is left, exits with the program's status.
- *   the program   `program`: setsid, umask, descriptors, rlimits, signal mask; execve.
+ *   the program   `program`: setsid, umask, descriptors, rlimits, signal mask, the filter of system calls that the file
+ *                 REFERENCE_FILTER holds; execve.
  *
  * Linux 6.8 (lowerdir+), glibc 2.36 (the mount calls), root.  cc -O2 -std=gnu17 -Wall -Wextra -Werror reference.c
  */
@@ -27,8 +28,10 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/capability.h>
+#include <linux/filter.h>
 #include <linux/openat2.h>
 #include <linux/sched.h>
+#include <linux/seccomp.h>
 #include <linux/securebits.h>
 #include <net/if.h>
 #include <poll.h>
@@ -509,6 +512,16 @@ static int signal_mask(struct start *s)
     return sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
+static struct sock_filter filter[4096];
+static unsigned short filter_length;
+
+static int system_calls(struct start *s)
+{
+    struct sock_fprog calls = {filter_length, filter};
+    (void)s;
+    return filter_length ? (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, &calls) : 0;
+}
+
 static int execute(struct start *s)
 {
     static char *const env[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", NULL};
@@ -557,6 +570,7 @@ static const struct step program[] = {
     {"descriptors", descriptors},
     {"rlimits", set_rlimits},
     {"signal mask", signal_mask},
+    {"system call filter", system_calls},
     {"execve", execute},
 };
 
@@ -740,6 +754,19 @@ static void print_json(const struct shared *shared, unsigned runs, uint64_t wall
     printf("], \"wall_us\": %.1f}\n", (double)wall_ns / 1000);
 }
 
+/* The library's own filter, as bytes: what a filter costs depends on its instructions. */
+static int read_filter(const char *path)
+{
+    int fd;
+    if (!path)
+        return 0;
+    TRY(fd = open(path, O_RDONLY | O_CLOEXEC));
+    ssize_t n = read(fd, filter, sizeof filter);
+    close(fd);
+    filter_length = n < 0 ? 0 : (unsigned short)((size_t)n / sizeof filter[0]);
+    return n < 0 ? -1 : 0;
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 5) {
@@ -754,6 +781,10 @@ int main(int argc, char **argv)
         return 2;
     }
     umask(0);
+    if (read_filter(getenv("REFERENCE_FILTER")) < 0) {
+        perror("reference: REFERENCE_FILTER");
+        return 2;
+    }
     keep_open_ones(masked, "/proc", S_IROTH, "");
     keep_open_ones(read_only, "/proc", S_IWOTH, "sys");
     keep_open_ones(sys_parts, "/sys", S_IROTH, "");

@@ -28,9 +28,7 @@ def busybox_root(worker_directory: Path) -> Path:
     names = subprocess.run([program, "--list"], check=True, capture_output=True, text=True).stdout.split()
     for name in set(names) - {"busybox"}:
         (root / "bin" / name).symlink_to("busybox")
-    (root / "etc/passwd").write_text(
-        "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
-    )
+    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n")
     (root / "etc/group").write_text("root:x:0:\nnogroup:x:65534:\n")
     return root
 
@@ -52,9 +50,7 @@ def as_user(pytestconfig: pytest.Config, worker_directory: Path) -> Iterator[AsU
     home = worker_directory / "home"
     ordinary_user.make_home(home)
 
-    def run(
-        code: str, *arguments: str, check: bool = True, timeout: float = 30
-    ) -> subprocess.CompletedProcess[str]:
+    def run(code: str, *arguments: str, check: bool = True, timeout: float = 30) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-c", code, *arguments]
         command = ordinary_user.command(argv, tree=pytestconfig.rootpath, stage=worker_directory / "stage")
         done = ordinary_user.run(command, cwd=home, env=ordinary_user.environment(home), timeout=timeout)

@@ -170,9 +170,7 @@ def make_home(home: Path) -> None:
         os.chown(directory, user.pw_uid, user.pw_gid)
 
 
-def run(
-    argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float
-) -> subprocess.CompletedProcess[str]:
+def run(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
     """Like subprocess.run, with both outputs as one text; after the timeout the whole session is killed."""
     # A file and not a pipe: something left behind that holds a pipe open would make us wait for it.
     with tempfile.TemporaryFile("w+", errors="replace") as output:

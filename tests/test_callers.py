@@ -173,9 +173,7 @@ def test_user_has_the_same_interpreter_and_package_and_no_privilege(as_user: AsU
 
 
 def test_user_may_map_a_range_of_ids(as_user: AsUser) -> None:
-    code = (
-        "import subprocess as s; s.run(['unshare', '--map-auto', '--map-root', 'cat', '/proc/self/uid_map'])"
-    )
+    code = "import subprocess as s; s.run(['unshare', '--map-auto', '--map-root', 'cat', '/proc/self/uid_map'])"
     rows = [line.split() for line in as_user(code).stdout.splitlines()]
     assert sum(int(count) for _, _, count in rows) >= 65536, rows
 
