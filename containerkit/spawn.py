@@ -146,24 +146,28 @@ class Starting:
         pair = ffi.new("int[2]", (-1, -1))
         memory = os.memfd_create("ck-plan", os.MFD_CLOEXEC)
         try:
-            _write_all(memory, content)
-            result = lib.ck_socketpair(pair)
-            if result < 0:
-                raise syscall_error(-result, "socketpair")
-            self.started.status = pair[0]
-            fds = (*stdio, memory, pair[1], _owner_pidfd(), *plan.fds)
-            result = lib.ck_spawn(helper.fd(), fds, len(fds), self._helper)
-            if result < 0:
-                raise _diagnose().helper_failed(-result)
-            marks.append(("helper", time.monotonic_ns()))
+            try:
+                self._spawn(memory, pair, content, stdio)
+            finally:
+                os.close(memory)
+                if pair[1] >= 0:
+                    os.close(pair[1])
         except BaseException:
             self.started.status = pair[0]
             self.abandon()
             raise
-        finally:
-            os.close(memory)
-            if pair[1] >= 0:
-                os.close(pair[1])
+
+    def _spawn(self, memory: int, pair: Any, content: bytes, stdio: tuple[int, int, int]) -> None:
+        _write_all(memory, content)
+        result = lib.ck_socketpair(pair)
+        if result < 0:
+            raise syscall_error(-result, "socketpair")
+        self.started.status = pair[0]
+        fds = (*stdio, memory, pair[1], _owner_pidfd(), *self._plan.fds)
+        result = lib.ck_spawn(helper.fd(), fds, len(fds), self._helper)
+        if result < 0:
+            raise _diagnose().helper_failed(-result)
+        self.started.marks.append(("helper", time.monotonic_ns()))
 
     def fileno(self) -> int:
         return self.started.status

@@ -615,8 +615,7 @@ for step in range(100):
         ck.run(["sleep", "60"])
     except Interrupted:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        left = children()
-        assert not left, (step, left)
+    assert not children(), (step, children())
 print("nothing")
 """
 
