@@ -181,11 +181,11 @@ class Process:
 
     def _wrap_streams(self, text: bool, encoding: str | None, errors: str | None) -> None:
         for index, (name, mode) in enumerate(zip(_NAMES, ("wb", "rb", "rb"), strict=True)):
-            fd = self._pipes[index]
+            # Let go of first: whatever interrupts this, no second owner closes the number again.
+            fd, self._pipes[index] = self._pipes[index], -1
             if fd < 0:
                 continue
             stream: IO[Any] = io.open(fd, mode)  # noqa: SIM115, UP020
-            self._pipes[index] = -1
             setattr(self, name, stream)
             if text:
                 setattr(self, name, io.TextIOWrapper(stream, encoding or "utf-8", errors, write_through=True))

@@ -110,7 +110,7 @@ def test_control_d_ends_the_input(options: dict[str, Any]) -> None:
 
 
 def test_closing_hangs_up_and_kills(options: dict[str, Any]) -> None:
-    with Process(["sh", "-c", "trap '' HUP; echo ready; sleep 60"], tty=True, **options) as process:
+    with Process(["sh", "-c", "trap '' HUP; echo ready; exec sleep 60"], tty=True, **options) as process:
         read_until(process, b"ready")
     assert process.returncode == -signal.SIGKILL
 
