@@ -203,7 +203,7 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """The program's process id as this process sees it; 0 if PID 1 had reaped it before the kernel could be asked."""
+        """The program's process id as this process sees it; 0 if PID 1 had reaped it before we could ask."""
         return self._pid
 
     def fileno(self) -> int:
