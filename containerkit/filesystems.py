@@ -7,13 +7,10 @@ from functools import cache
 
 from . import plan as p
 from .build import (
-    MASKS,
     NODEV,
     NOEXEC,
     NOSUID,
     RDONLY,
-    Build,
-    Mount,
     attach,
     attach_ours,
     host_op,
@@ -28,7 +25,6 @@ __all__ = [
     "NODES",
     "READ_ONLY",
     "SYS_PATHS",
-    "Standard",
     "dev_ops",
     "over",
     "proc_ops",
@@ -229,38 +225,3 @@ def dev_ops(target: bytes, nodes: tuple[str, ...], shm_size: int, read_only: boo
     if read_only:
         ops.append(Op(Code.ATTR, Stage.INSIDE, f"make {show(target)} read-only", slot=p.SLOT_DEV, a=RDONLY))
     return tuple(ops)
-
-
-class Standard(Mount):
-    """Proc(), Sysfs(), Dev() and Tmpfs("/tmp") with their defaults, in one: what every sandbox has.
-
-    Not a value of mounts.py, whose classes cost a first run four milliseconds; only who changes something pays them.
-    """
-
-    __slots__ = ("_home",)
-
-    has_dev = True
-
-    def __init__(self, home: str | None = None) -> None:
-        """``home`` is a directory to make, writable by everybody inside, beside /tmp."""
-        self._home = home
-
-    def compile(self, build: Build) -> None:
-        """Add their operations to a plan under construction."""
-        build.need_masks()
-        build.plan.add(*self._proc(build))
-        build.plan.add(*sysfs_ops(b"sys", SYS_PATHS, build.own_net))
-        build.plan.add(*dev_ops(b"dev", NODES, 64 << 20, True, build.own_ipc))
-        build.plan.add(*tmpfs_ops(b"tmp", 64 << 20, 65536, 0o1777, False, 0, 0))
-        if self._home is not None:
-            build.plan.add(*tmpfs_ops(os.fsencode(self._home[1:]), 64 << 20, 65536, 0o777, False, 0, 0))
-
-    def compile_over(self, build: Build) -> None:
-        """Its /proc anew, for a process that joined: see Proc.compile_over."""
-        build.plan.add(*over(MASKS, b"proc"), *over(self._proc(build), b"proc"))
-
-    def _proc(self, build: Build) -> tuple[Op, ...]:
-        return proc_ops(b"proc", MASKED, READ_ONLY, None, None, build.host_root)
-
-    def __repr__(self) -> str:
-        return "Proc(), Sysfs(), Dev(), Tmpfs('/tmp')"

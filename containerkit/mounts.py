@@ -64,7 +64,7 @@ class Proc(Value, Mount):
     def _ops(self, build: Build) -> tuple[Op, ...]:
         return proc_ops(self.target[1:], self.masked, self.read_only, self.subset, self.hidepid, build.host_root)
 
-    def compileover(self, build: Build) -> None:
+    def compile_over(self, build: Build) -> None:
         """For a process that joined a sandbox and has a pid namespace of its own: a new /proc over the sandbox's.
 
         There is no workbench here; the tmpfs with the covers lies below the new /proc instead, where nobody reaches it.

@@ -12,10 +12,10 @@ from .build import Mount
 from .capture import Tail, write_some
 from .completed import Completed, Outcome, Usage
 from .errors import ClosedHandle, InvalidValue, Unsupported
-from .filesystems import Standard
 from .idmap import owns_all_ids
 from .launch import Arg, Launch, home
 from .limits import Limits
+from .mounts import Dev, Proc, Sysfs, Tmpfs
 from .namespaces import Namespaces
 from .process import DEVNULL, PIPE, Process, Stream, explain_launch, returncode
 from .rootfs import HOST, HostDirectories
@@ -39,7 +39,7 @@ GRACE = 1.0
 
 _STRICT = Security.strict()
 _LIMITS = Limits()
-_STANDARD = (Standard(),)
+_STANDARD = (Proc(), Sysfs(), Dev(), Tmpfs("/tmp"))  # noqa: S108  the sandbox's own
 _SIGTERM, _SIGKILL = 15, 9
 _CHUNK = 1 << 16
 # A program that goes on writing long after what is kept is full is stopped.
@@ -169,7 +169,7 @@ def _namespaces(network: Any) -> Namespaces:
 
 def _root(rootfs: Any, user: int | str | None) -> tuple[Any, tuple[Mount, ...]]:
     if rootfs is None or rootfs is HOST:
-        return HOST, (Standard(home(user)),)
+        return HOST, (*_STANDARD, Tmpfs(home(user), mode=0o777))
     if isinstance(rootfs, (str, bytes, os.PathLike)):
         from .overlayfs import OverlayFS
 
