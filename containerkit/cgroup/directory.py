@@ -1,0 +1,80 @@
+"""One cgroup directory in one hierarchy: a descriptor, and its files by name."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from ..errors import InvalidValue, syscall_error
+from ..kernel.fd import Fd
+
+__all__ = ["Directory"]
+
+OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+_SIZE = 1 << 16
+
+
+class Directory(Fd):
+    """Owns the descriptor of a cgroup directory.
+
+    Attributes:
+        controllers: the controllers whose files it has, by the kernel's names for its version ("blkio" in v1).
+        version: 1 or 2.
+        path: where it was when it was opened, for messages.
+    """
+
+    __slots__ = ("controllers", "path", "version")
+
+    def __init__(self, fd: int, controllers: tuple[str, ...], version: int, path: str) -> None:
+        super().__init__(fd)
+        self.controllers, self.version, self.path = controllers, version, path
+
+    def open(self, file: str, flags: int = os.O_RDONLY) -> int:
+        """Open one of its files; the caller closes the descriptor."""
+        if "/" in file or file in ("", ".", ".."):
+            raise InvalidValue(f"{file!r} is not the name of a file in a cgroup")
+        try:
+            return os.open(file, flags | os.O_CLOEXEC, dir_fd=self.fileno())
+        except OSError as error:
+            raise self._error(error, "open", file) from None
+
+    def read(self, file: str) -> str:
+        """The text of one of its files, without the last newline."""
+        fd = self.open(file)
+        try:
+            text = os.read(fd, _SIZE)
+            while len(text) % _SIZE == 0 and (more := os.read(fd, _SIZE)):
+                text += more
+        except OSError as error:
+            raise self._error(error, "read", file) from None
+        finally:
+            os.close(fd)
+        return text.decode(errors="replace").rstrip("\n")
+
+    def write(self, file: str, value: str | int) -> None:
+        """Write one of its files, in one write(2)."""
+        fd = self.open(file, os.O_WRONLY)
+        try:
+            os.write(fd, str(value).encode())
+        except OSError as error:
+            raise self._error(error, "write", file, f"the value was {str(value)!r}") from None
+        finally:
+            os.close(fd)
+
+    def has(self, file: str) -> bool:
+        """Whether the kernel has this file here."""
+        try:
+            os.stat(file, dir_fd=self.fileno(), follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _error(self, error: OSError, syscall: str, file: str, hint: str | None = None) -> Exception:
+        number = error.errno or errno.EIO
+        if number == errno.ENODEV:
+            hint = "the cgroup has been removed"
+        return syscall_error(number, syscall, f"{self.path}/{file}", hint)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._fd < 0 else f"fd={self._fd}"
+        return f"<Directory {self.path!r} v{self.version} {','.join(self.controllers) or 'core'} {state}>"
