@@ -21,7 +21,7 @@ from containerkit import Bind, Dev, File, Namespaces, Proc, Security, Sysfs, Tmp
 from containerkit._native._ck import ffi, lib
 from containerkit.kernel import helper
 from containerkit.launch import Launch, compile_launch
-from containerkit.plan import CLONE_FLAGS, Plan
+from containerkit.plan import CLONE_FLAGS, Code, Op, Plan, Stage
 
 HEADER, OP = struct.Struct("=IIIIIIQiI"), struct.Struct("=IHHIIiiiiQQ")
 # Not SIGILL, by which the helper ends when a broken filter refuses it exit_group, nor SIGSYS, a filter's own kill.
@@ -31,10 +31,17 @@ SECONDS = 10.0
 NUMBERS = (0, 1, 2, 7, 8, 127, 128, 255, 256, 4096, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
 
 
+# BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS: exec fails, and so does even exit_group.
+REFUSE_ALL = Op(Code.SECCOMP, Stage.PROGRAM, "refuse every system call", struct.pack("=HBBI", 6, 0, 0, 0x50026))
+
+
 def plans(root: str) -> list[Plan]:
     mounts = [Proc(), Sysfs(), Dev(), Tmpfs("/tmp"), File("/etc/x", "x"), Bind(root, "/data")]
     common = {"root": root, "namespaces": Namespaces.all(), "security": Security.strict()}
+    refuser = compile_launch(Launch(["/bin/true"], mounts=mounts[:1], **common), None)
+    refuser.ops = [REFUSE_ALL if op.code == Code.SECCOMP else op for op in refuser.ops]
     return [
+        refuser,
         compile_launch(Launch(["/bin/true"], mounts=mounts, hostname="x", rlimits={"core": 0}, **common), None),
         compile_launch(Launch(["/bin/true"], mounts=mounts[:3], tty=True, cpu_seconds=5, **common), None),
         compile_launch(Launch([], hold=True, mounts=mounts[:1], **common), None),
