@@ -35,3 +35,4 @@ int ck_ns_owner_uid(int fd, uint32_t *uid);
 
 /* security */
 int ck_landlock_abi(void);
+int ck_bpf(int command, void *attr, unsigned int size);

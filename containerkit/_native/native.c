@@ -338,3 +338,8 @@ int ck_landlock_abi(void)
 {
     return result(syscall(444 /* __NR_landlock_create_ruleset */, NULL, 0, 1 /* LANDLOCK_CREATE_RULESET_VERSION */));
 }
+
+int ck_bpf(int command, void *attr, unsigned int size)
+{
+    return result(syscall(__NR_bpf, command, attr, size));
+}
