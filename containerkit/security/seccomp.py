@@ -279,6 +279,15 @@ class Seccomp(Value):
         return _preset("service", _service)
 
     @classmethod
+    def compat(cls, capabilities: Capabilities | None = None) -> Seccomp:
+        """For what runs under docker's and podman's defaults: service, and ptrace, every kind of socket but two, 32-bit
+        programs, and what is only for ``capabilities``, of which None has none. See containerkit/security/compat.py."""
+        from .capabilities import Capabilities
+        from .compat import compat
+
+        return compat(capabilities or Capabilities())
+
+    @classmethod
     def from_json(
         cls,
         profile: str | bytes | Mapping[str, Any],
