@@ -15,6 +15,7 @@ from .errors import InvalidValue, syscall_error
 from .kernel import calls
 from .kernel.calls import StrPath
 from .mounttree import MountTree
+from .namespaces import ENTER_NETWORK
 from .plan import Code, Op, Plan, Stage
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Build:
     ``own_ipc`` say that these namespaces are new, and so may be shown by file systems of their own.
     """
 
-    __slots__ = ("_sources", "files", "host_root", "idmap", "masks", "outside", "own_ipc", "own_net", "plan")
+    __slots__ = ("_sources", "files", "host_root", "idmap", "masks", "network", "outside", "own_ipc", "own_net", "plan")
 
     def __init__(
         self, plan: Plan, *, outside: bool, idmap: bool, host_root: bool, own_net: bool = True, own_ipc: bool = True
@@ -51,6 +52,7 @@ class Build:
         self.own_net, self.own_ipc = own_net, own_ipc
         self.files = 0
         self.masks = False
+        self.network = not own_net  # whether the first process is in its network namespace
         self._sources = len(plan.ops)
 
     def workbench(self, *ops: Op) -> None:
@@ -109,6 +111,12 @@ class Build:
             words += ", ids mapped"
         self.take(Op(Code.TREE, stage, words, path, flags=flags, fd=self.plan.fd(fd), slot=slot, a=attr, b=propagation))
         return os.fstat(fd).st_mode
+
+    def need_network(self) -> None:
+        """The first process in its network namespace, which the helper makes meanwhile: as late as can be."""
+        if not self.network:
+            self.network = True
+            self.plan.add(ENTER_NETWORK)
 
     def need_masks(self) -> None:
         """A small tmpfs of ours with an empty file and an empty directory, to cover what must not be seen."""

@@ -318,6 +318,10 @@ def _loopback(op: Op, err: int, path: bytes | None, detail: bytes) -> str | None
     return user_namespace_hint(err) if err == _E.EPERM else None
 
 
+def _network(op: Op, err: int, path: bytes | None, detail: bytes) -> str | None:
+    return _clone_hint(err)
+
+
 def _seccomp(op: Op, err: int, path: bytes | None, detail: bytes) -> str | None:
     if err == _E.EACCES:
         return "a filter needs no_new_privs, or CAP_SYS_ADMIN in this user namespace"
@@ -335,6 +339,7 @@ _HINTS = {
     Code.JOIN: _join,
     Code.LOOPBACK: _loopback,
     Code.MKDIR: _attach,
+    Code.NETWORK: _network,
     Code.NEWIDMAP: _newidmap,
     Code.RLIMIT: _rlimit,
     Code.SECCOMP: _seccomp,

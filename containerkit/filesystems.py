@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from functools import cache
 
 from . import plan as p
@@ -83,9 +84,10 @@ def over(ops: tuple[Op, ...], target: bytes) -> list[Op]:
 
 
 @cache
-def _existing(names: tuple[str, ...], host_root: bool, mode: int) -> list[bytes]:
-    """Those that need a cover: the host's /proc has them (the kernel is the same one), and grants ``mode`` to others.
+def _existing(names: tuple[str, ...], host_root: bool, mode: int) -> list[tuple[bytes, bool]]:
+    """Those that need a cover, and whether each is a directory.
 
+    The host's /proc has them (the kernel is the same one), and grants ``mode`` to others.
     Everything there belongs to the host's root. Where its id has no place in the user namespace, what is closed to
     others is closed by the kernel, whatever the program becomes inside (capabilities(7): DAC_OVERRIDE needs a mapped
     owner).
@@ -97,7 +99,7 @@ def _existing(names: tuple[str, ...], host_root: bool, mode: int) -> list[bytes]
         except OSError:
             continue
         if host_root or st.st_mode & mode or name == "sys":
-            found.append(name.encode())
+            found.append((name.encode(), stat.S_ISDIR(st.st_mode)))
     return found
 
 
@@ -119,20 +121,13 @@ def proc_ops(
     if subset is None:
         covered, kept = _existing(masked, host_root, 0o004), _existing(read_only, host_root, 0o002)
         if kept:
-            ops.append(
-                Op(Code.READONLY, Stage.INSIDE, f"make {_list(target, kept)} read-only", *kept, base=p.SLOT_PROC)
-            )
-        if covered:
-            ops.append(
-                Op(
-                    Code.MASK,
-                    Stage.INSIDE,
-                    f"cover {_list(target, covered)}",
-                    *covered,
-                    base=p.SLOT_PROC,
-                    slot=p.SLOT_MASKS,
-                )
-            )
+            paths = [name for name, _ in kept]
+            words = f"make {_list(target, paths)} read-only"
+            ops.append(Op(Code.READONLY, Stage.INSIDE, words, *paths, base=p.SLOT_PROC))
+        for flags in (0, p.MKDIR):
+            if paths := [name for name, directory in covered if directory == bool(flags)]:
+                words = f"cover {_list(target, paths)}"
+                ops.append(Op(Code.MASK, Stage.INSIDE, words, *paths, flags=flags, base=p.SLOT_PROC, slot=p.SLOT_MASKS))
     return tuple(ops)
 
 

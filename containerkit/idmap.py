@@ -191,10 +191,13 @@ class IdRange(Fd):
     start: int
 
     @classmethod
-    def allocate(cls) -> IdRange:
-        """Find and lock a free range. Raises Unsupported when ids cannot be mapped here or all 8,191 are in use."""
+    def allocate(cls, *, checked: bool = False) -> IdRange:
+        """Find and lock a free range. Raises Unsupported when ids cannot be mapped here or all 8,191 are in use.
+
+        ``checked`` says that the caller knows already that :func:`owns_all_ids`.
+        """
         global _next
-        if not owns_all_ids():
+        if not (checked or owns_all_ids()):
             raise Unsupported(
                 "only root outside any user namespace has ranges of ids to give: use IdMap.single() or subordinate()"
             )

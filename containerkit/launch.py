@@ -52,8 +52,8 @@ class Launch:
 
     __slots__ = (
         "affinity", "args", "cgroup", "cpu_seconds", "cwd", "domainname", "env", "groups", "hold", "host_root",
-        "hostname", "idmap", "init", "join", "mounts", "namespaces", "nice", "oom_score_adj", "over", "pass_fds",
-        "rlimits", "root", "security", "session", "tty", "umask", "user",
+        "hostname", "idmap", "init", "join", "mounts", "namespaces", "nice", "oom_score_adj", "over", "owns_all_ids",
+        "pass_fds", "rlimits", "root", "security", "session", "tty", "umask", "user",
     )  # fmt: skip
 
     def __init__(
@@ -106,6 +106,8 @@ class Launch:
         self.cpu_seconds, self.hold = cpu_seconds, hold
         self.join, self.over, self.host_root = join, over, host_root
         self.init = self.namespaces.new("pid") if init is None else init
+        # Asked once for all of a start: it takes a system call that is slow for what it is.
+        self.owns_all_ids = self.namespaces is not _HOST_NAMESPACES and owns_all_ids()
         self._check()
 
     def _check(self) -> None:
@@ -133,19 +135,19 @@ class Launch:
         """Whether the host's root will have a place inside."""
         if self.idmap is not None:
             return self.idmap.maps_host_root
-        return not (self.namespaces.new("user") and (owns_all_ids() or os.geteuid() != 0))
+        return not (self.namespaces.new("user") and (self.owns_all_ids or os.geteuid() != 0))
 
     def allocate_ids(self) -> IdRange | None:
         """A range for this start when none was asked for and the caller may have one; the process then owns it."""
-        if self.idmap is None and self.namespaces.new("user") and owns_all_ids():
-            return IdRange.allocate()
+        if self.idmap is None and self.namespaces.new("user") and self.owns_all_ids:
+            return IdRange.allocate(checked=True)
         return None
 
     def make_directory(self) -> TemporaryTree | None:
         """The directory of an ephemeral layer on disk; the process then owns it."""
         if not (is_overlay(self.root) and self.root.needs_directory):
             return None
-        if isinstance(self.idmap, IdMap) and self.idmap.tool and not owns_all_ids():
+        if isinstance(self.idmap, IdMap) and self.idmap.tool and not self.owns_all_ids:
             raise Unsupported(
                 "ephemeral='disk' with IdMap.subordinate(): what its ids leave on disk, this user cannot delete; use "
                 "ephemeral='tmpfs', or give upper= and work="
@@ -169,7 +171,8 @@ def compile_launch(launch: Launch, ids: IdRange | None, directory: TemporaryTree
     idmap: IdMap | IdRange | None = None
     if ns.new("user"):
         idmap = launch.idmap or ids or IdMap.single()
-    outside = _may_mount()
+    # Root of a nested user namespace does not count: mapping the ids of a mount takes the file system's owner.
+    outside = launch.owns_all_ids
     host_root = launch.host_root if launch.join else launch.maps_host_root
     build = Build(
         plan,
@@ -181,7 +184,7 @@ def compile_launch(launch: Launch, ids: IdRange | None, directory: TemporaryTree
     )
     try:
         _before(plan, launch)
-        ns.compile(plan, root_caller=outside)
+        ns.compile(plan, root_caller=outside, beside=True)
         for kind, fd in launch.join:
             plan.add(
                 Op(
@@ -193,17 +196,6 @@ def compile_launch(launch: Launch, ids: IdRange | None, directory: TemporaryTree
                 )
             )
         plan.hop = bool(launch.join)
-        if launch.hold:
-            kinds = [kind for kind, which in ns.items() if which == "new"]
-            flags = sum(calls.CLONE_FLAGS[kind] for kind in kinds)
-            plan.add(
-                Op(
-                    Code.NAMESPACES,
-                    Stage.EARLY,
-                    f"open its {', '.join(kinds)} namespaces for those who will join",
-                    a=flags,
-                )
-            )
         _identity(plan, launch, idmap)
         if ns.new("mnt"):
             receives = not outside and any(mount.receives_mounts for mount in launch.mounts)
@@ -227,18 +219,14 @@ _BECOME_NO_GROUPS = Op(Code.BECOME, Stage.INSIDE, "become id 0 of the user names
 _BECOME_JOINED = Op(Code.BECOME, Stage.INSIDE, "become id 0 of the user namespace", flags=p.OPTIONAL)
 
 
-def _may_mount() -> bool:
-    """Root of a nested user namespace does not count: mapping the ids of a mount takes the file system's owner."""
-    return owns_all_ids()
-
-
 def _before(plan: Plan, launch: Launch) -> None:
     """What the helper changes about itself with the caller's rights, for the first process to inherit."""
     if launch.oom_score_adj is not None:
         if not -1000 <= launch.oom_score_adj <= 1000:
             raise InvalidValue(f"oom_score_adj={launch.oom_score_adj} must lie between -1000 and 1000")
         value = launch.oom_score_adj
-        plan.add(Op(Code.OOM_ADJ, Stage.JOIN, f"set oom_score_adj to {value}", b"%d" % value))
+        words = f"set oom_score_adj to {value}"
+        plan.add(Op(Code.SETTING, Stage.JOIN, words, b"/proc/self/oom_score_adj", b"%d" % value))
     if launch.nice is not None:
         plan.add(Op(Code.NICE, Stage.JOIN, f"set the nice value to {launch.nice}", fd=launch.nice))
     if launch.affinity is not None:
@@ -286,6 +274,7 @@ def _compile_mounts(build: Build, launch: Launch, directory: TemporaryTree | Non
     if launch.over and launch.tty and has_dev(launch):
         build.plan.add(_TERMINALS, _pty_op(launch.tty))
     if launch.root is None and not launch.mounts:
+        _complete_namespaces(build, launch)
         return
     ns = launch.namespaces
     root = launch.root
@@ -299,7 +288,19 @@ def _compile_mounts(build: Build, launch: Launch, directory: TemporaryTree | Non
         build.plan.add(_READ_ONLY)
     if launch.tty and has_dev(launch):
         build.plan.add(_pty_op(launch.tty))
+    _complete_namespaces(build, launch)
     build.plan.add(_PIVOT)
+
+
+def _complete_namespaces(build: Build, launch: Launch) -> None:
+    """While the caller's /proc is still there."""
+    ns = launch.namespaces
+    build.need_network()
+    if launch.hold:
+        kinds = [kind for kind, which in ns.items() if which == "new"]
+        flags = sum(calls.CLONE_FLAGS[kind] for kind in kinds)
+        words = f"open its {', '.join(kinds)} namespaces for those who will join"
+        build.plan.add(Op(Code.NAMESPACES, Stage.INSIDE, words, a=flags))
 
 
 def _pty_op(tty: bool | tuple[int, int]) -> Op:

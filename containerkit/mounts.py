@@ -37,6 +37,21 @@ def _names(value: object) -> tuple[str, ...]:
     return tuple(value)  # type: ignore[arg-type]
 
 
+def _kernel_names(value: object) -> tuple[str, ...]:
+    """Paths of proc that mean the same to every process; what is behind a process's own could be anywhere."""
+    names = _names(value)
+    for name in names:
+        parts = name.split("/")
+        if not all(parts) or "." in parts or ".." in parts or parts[0] in _OF_PROCESSES or parts[0].isdecimal():
+            raise InvalidValue(
+                f"{name!r} must be a path below /proc of the kernel's own, like 'kcore' or 'bus/pci', not of a process"
+            )
+    return names
+
+
+_OF_PROCESSES = ("self", "thread-self", "net", "mounts")
+
+
 def _optional_names(value: object) -> tuple[str, ...] | None:
     return None if value is None else _names(value)
 
@@ -50,8 +65,8 @@ class Proc(Value, Mount):
     """
 
     target: bytes = field(default=b"/proc", converter=target_path, repr=target_repr)
-    masked: tuple[str, ...] = field(default=MASKED, converter=_names, kw_only=True)
-    read_only: tuple[str, ...] = field(default=READ_ONLY, converter=_names, kw_only=True)
+    masked: tuple[str, ...] = field(default=MASKED, converter=_kernel_names, kw_only=True)
+    read_only: tuple[str, ...] = field(default=READ_ONLY, converter=_kernel_names, kw_only=True)
     subset: Literal["pid"] | None = field(default=None, kw_only=True)
     hidepid: Literal["off", "noaccess", "invisible", "ptraceable"] | None = field(default=None, kw_only=True)
 
@@ -85,6 +100,7 @@ class Sysfs(Value, Mount):
 
     def compile(self, build: Build) -> None:
         """Add its operations to a plan under construction."""
+        build.need_network()
         build.plan.add(*sysfs_ops(self.target[1:], self.paths, build.own_net))
 
 

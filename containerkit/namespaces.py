@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from .errors import InvalidValue
 from .kernel.calls import CLONE_FLAGS
-from .plan import Code, Op, Plan, Stage
+from .plan import SLOT_NET, Code, Op, Plan, Stage
 from .value import Value, frozen
 
 if TYPE_CHECKING:
@@ -74,8 +74,12 @@ class Namespaces(Value):
         """What clone3 makes at once; cgroup and time namespaces are made by the first process itself."""
         return sum(CLONE_FLAGS[kind] for kind in _NEW_IN_CLONE if self.new(kind))
 
-    def compile(self, plan: Plan, *, root_caller: bool) -> None:
-        """Add the operations that join, unshare and bring up the loopback interface."""
+    def compile(self, plan: Plan, *, root_caller: bool, beside: bool = False) -> None:
+        """Add the operations that join, unshare and bring up the loopback interface.
+
+        ``beside`` lets the helper make a network namespace while the first process works; the plan's writer then adds
+        ENTER_NETWORK where the first process needs it.
+        """
         joined = [(kind, ns) for kind, ns in self.items() if not isinstance(ns, str)]
         # Entering needs rights over the target's owner: root has them now and would lose those of the host by entering
         # a user namespace; anyone else gets them only by entering it (setns(2)).
@@ -88,7 +92,11 @@ class Namespaces(Value):
         if late:
             plan.add(self._unshare(late))
         if self.new("net"):
-            plan.add(_LOOPBACK)
+            if beside:
+                plan.clone_flags &= ~CLONE_FLAGS["net"]
+                plan.add(*_NETWORK)
+            else:
+                plan.add(_LOOPBACK)
 
     def _unshare(self, late: list[str]) -> Op:
         flags = sum(CLONE_FLAGS[kind] for kind in late)
@@ -107,6 +115,11 @@ class Namespaces(Value):
         )
 
 
+_NETWORK = (
+    Op(Code.NETWORK, Stage.BESIDE, "make a new network namespace", slot=SLOT_NET),
+    Op(Code.LOOPBACK, Stage.BESIDE, "bring the loopback interface up"),
+)
+ENTER_NETWORK = Op(Code.ENTER, Stage.INSIDE, "enter the network namespace", slot=SLOT_NET, a=CLONE_FLAGS["net"])
 _LOOPBACK = Op(Code.LOOPBACK, Stage.EARLY, "bring the loopback interface up")
 _UNSHARE_OPS: dict[int, Op] = {}
 

@@ -36,6 +36,7 @@ class Stage(IntEnum):
     EARLY = 2  # the first process, at the same time as OUTSIDE: what needs no ids
     INSIDE = 3  # the first process
     PROGRAM = 4  # the process that becomes the program
+    BESIDE = 5  # the helper, at the same time as INSIDE, in the new user namespace
 
 
 class Mode(IntEnum):
@@ -77,12 +78,18 @@ class Code:
     UMASK = 28
     NICE = 29
     AFFINITY = 30
-    OOM_ADJ = 31
+    SETTING = 31
     FDS = 32
     CHDIR = 33
     EXEC = 34
     NAMESPACES = 35
     SECCOMP = 36
+    NETWORK = 37
+    ENTER = 38
+    LANDLOCK = 39
+    PRCTL = 40
+    KEYRING = 41
+    ATTEST = 42
 
 
 RECURSIVE = 1 << 0
@@ -203,7 +210,7 @@ class Plan:
         return header + body
 
     def in_order(self) -> Iterator[Op]:
-        for stage in (Stage.JOIN, Stage.OUTSIDE, Stage.EARLY, Stage.INSIDE, Stage.PROGRAM):
+        for stage in (Stage.JOIN, Stage.OUTSIDE, Stage.EARLY, Stage.BESIDE, Stage.INSIDE, Stage.PROGRAM):
             yield from (op for op in self.ops if op.stage is stage)
 
     def explain(self) -> str:
@@ -222,14 +229,16 @@ class Plan:
         return "\n".join(lines)
 
 
-# Places for mounts that every sandbox has; free ones come after.
-SLOT_SCRATCH, SLOT_ROOT, SLOT_MASKS, SLOT_PROC, SLOT_SYS, SLOT_DEV, SLOT_PTS, SLOT_TEMP, SLOT_TEMP2 = range(9)
-FIRST_FREE_SLOT = 9
+# Places for what every sandbox has; free ones come after.
+_PLACES = range(10)
+SLOT_SCRATCH, SLOT_ROOT, SLOT_MASKS, SLOT_PROC, SLOT_SYS, SLOT_DEV, SLOT_PTS, SLOT_NET, SLOT_TEMP, SLOT_TEMP2 = _PLACES
+FIRST_FREE_SLOT = len(_PLACES)
 
 _TITLES: Sequence[tuple[Stage, str]] = (
     (Stage.JOIN, "the helper, outside:"),
     (Stage.EARLY, "the first process, before its ids are mapped:"),
     (Stage.OUTSIDE, "the helper, at the same time, outside:"),
+    (Stage.BESIDE, "the helper, while the first process goes on, in the new user namespace:"),
     (Stage.INSIDE, "the first process, inside:"),
     (Stage.PROGRAM, "the program's process:"),
 )

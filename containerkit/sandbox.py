@@ -39,7 +39,8 @@ GRACE = 1.0
 
 _STRICT = Security.strict()
 _LIMITS = Limits()
-_STANDARD = (Proc(), Sysfs(), Dev(), Tmpfs("/tmp"))  # noqa: S108  the sandbox's own
+# Sysfs is last because it needs the network namespace, which the helper makes meanwhile.
+_STANDARD = (Proc(), Dev(), Tmpfs("/tmp"), Sysfs())  # noqa: S108  the sandbox's own
 _SIGTERM, _SIGKILL = 15, 9
 _CHUNK = 1 << 16
 # A program that goes on writing long after what is kept is full is stopped.

@@ -199,7 +199,7 @@ class Starting:
 
     def _take(self) -> None:
         """Give what a message brought its place. Doing so twice changes nothing."""
-        started, fds = self.started, [fd for fd in self._fds if fd >= 0]
+        started, fds = self.started, [fd for fd in ffi.unpack(self._fds, len(_NO_FDS)) if fd >= 0]
         kind, op, err, sysno, arg, pid, _, _, detail_len, _, t0 = _MESSAGE.unpack_from(self._buffer)[:11]
         detail = bytes(memoryview(self._buffer)[_MESSAGE.size : _MESSAGE.size + detail_len])
         if kind == _CLONED:

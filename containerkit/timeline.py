@@ -17,6 +17,7 @@ _WHO = {
     Stage.EARLY: "first process",
     Stage.INSIDE: "first process",
     Stage.PROGRAM: "program",
+    Stage.BESIDE: "helper",
 }
 _MARKS = {
     "compiled": ("caller", "compile the plan"),

@@ -162,7 +162,15 @@ class Value:
         return self._values() == other._values()
 
     def __hash__(self) -> int:
-        return hash((type(self), self._values()))
+        """Counted once: values are the keys of the caches that make a start quick."""
+        known: int | None = self.__dict__.get("_hash")
+        if known is None:
+            known = self.__dict__["_hash"] = hash((type(self), self._values()))
+        return known
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without the hash: that of a string is another one in each process."""
+        return {f.name: self.__dict__[f.name] for f in self._fields}
 
     def _values(self) -> tuple[object, ...]:
         return tuple([self.__dict__[f.name] for f in self._fields])

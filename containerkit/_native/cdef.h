@@ -9,6 +9,7 @@ int ck_recv(int sock, void *buf, size_t len, int *fds, int *nfds, int timeout_ms
 int ck_waitid(int pidfd, int options, int *status, struct ck_usage *usage);
 int ck_socketpair(int *fds);
 int ck_pidfd_pid(int pidfd);
+int ck_pidfd_getfd(int pidfd, int fd);
 int ck_pidfd_exit_status(int pidfd, int *status);
 int ck_poll(int *fds, int nfds, int timeout_ms);
 

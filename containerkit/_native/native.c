@@ -77,6 +77,30 @@ static void become_helper(void *arg)
         SYS1(__NR_exit, 127);
 }
 
+/* A stack for the child, above a page that no overflow gets across. One is kept for the next start. */
+static char *spare_stack;
+
+static char *take_stack(void)
+{
+    char *stack = __atomic_exchange_n(&spare_stack, NULL, __ATOMIC_ACQUIRE);
+    if (stack)
+        return stack;
+    stack = mmap(NULL, STACK_SIZE + GUARD_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+    if (stack == MAP_FAILED)
+        return NULL;
+    if (mprotect(stack + GUARD_SIZE, STACK_SIZE, PROT_READ | PROT_WRITE) == 0)
+        return stack;
+    munmap(stack, STACK_SIZE + GUARD_SIZE);
+    return NULL;
+}
+
+static void give_stack(char *stack)
+{
+    stack = __atomic_exchange_n(&spare_stack, stack, __ATOMIC_RELEASE);
+    if (stack)
+        munmap(stack, STACK_SIZE + GUARD_SIZE);
+}
+
 /* Start the helper with the descriptors `fds`, numbered from 0. The child's pidfd goes to *pidfd.
  * The array is the child's to change. */
 int ck_spawn(int helper, const int *fds, int nfds, int *pidfd)
@@ -86,14 +110,9 @@ int ck_spawn(int helper, const int *fds, int nfds, int *pidfd)
     if (nfds < 3 || nfds > (int)countof(list))
         return -EMFILE;
     memcpy(list, fds, (size_t)nfds * sizeof(int));
-    char *stack = mmap(NULL, STACK_SIZE + GUARD_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-    if (stack == MAP_FAILED)
-        return -errno;
-    if (mprotect(stack + GUARD_SIZE, STACK_SIZE, PROT_READ | PROT_WRITE) < 0) {
-        int e = -errno;
-        munmap(stack, STACK_SIZE + GUARD_SIZE);
-        return e;
-    }
+    char *stack = take_stack();
+    if (!stack)
+        return -ENOMEM;
     struct spawn s = {.helper = helper, .nfds = nfds, .fds = list};
     struct clone_args args = {
         .flags = CLONE_VM | CLONE_VFORK | CLONE_PIDFD | CLONE_CLEAR_SIGHAND,
@@ -105,7 +124,7 @@ int ck_spawn(int helper, const int *fds, int nfds, int *pidfd)
     SYS4(__NR_rt_sigprocmask, SIG_SETMASK, &all, &old, 8);
     long pid = clone_call(&args, CLONE_ARGS_SIZE_VER0, become_helper, &s);
     SYS4(__NR_rt_sigprocmask, SIG_SETMASK, &old, NULL, 8);
-    munmap(stack, STACK_SIZE + GUARD_SIZE);
+    give_stack(stack);
     if (pid < 0)
         return (int)pid;
     if (s.error == 0)
@@ -218,6 +237,12 @@ int ck_pidfd_exit_status(int pidfd, int *status)
         return -ENODATA;
     *status = info.exit_code;
     return 0;
+}
+
+int ck_pidfd_getfd(int pidfd, int fd)
+{
+    long r = syscall(438 /* __NR_pidfd_getfd */, pidfd, fd, 0);
+    return r < 0 ? -errno : (int)r;
 }
 
 /* Bit i of the answer: fds[i] can be read or has ended. Negative numbers are skipped. */

@@ -23,7 +23,15 @@ enum { CK_FD_PLAN = 3, CK_FD_STATUS = 4, CK_FD_OWNER = 5, CK_FD_FIRST = 6 };
 enum { CK_SIGNAL_GIVE_UP = 64 };
 
 /* Who executes an operation: see the page at the top of main.c. */
-enum ck_stage { CK_STAGE_JOIN, CK_STAGE_OUTSIDE, CK_STAGE_EARLY, CK_STAGE_INSIDE, CK_STAGE_PROGRAM, CK_STAGE_COUNT };
+enum ck_stage {
+    CK_STAGE_JOIN,
+    CK_STAGE_OUTSIDE,
+    CK_STAGE_EARLY,
+    CK_STAGE_INSIDE,
+    CK_STAGE_PROGRAM,
+    CK_STAGE_BESIDE,
+    CK_STAGE_COUNT
+};
 
 enum ck_mode {
     CK_MODE_EXEC, /* the first process becomes the program */
@@ -63,8 +71,8 @@ enum ck_op_code {
     CK_OP_MKDIR,      /* strings: paths below base; a = mode */
     CK_OP_SYMLINK,    /* strings: target, path below base */
     CK_OP_FILE,       /* strings: path below base, content; a = mode */
-    CK_OP_MASK,       /* cover paths below base; slot = our tmpfs with an empty `dir` and `file`; strings: paths */
-    CK_OP_READONLY,   /* make paths below base read-only; strings: paths */
+    CK_OP_MASK,       /* cover paths of proc in base; slot = our tmpfs with an empty `file`, and `dir` (flag MKDIR) */
+    CK_OP_READONLY,   /* make paths of proc in base read-only; strings: paths */
     CK_OP_PIVOT,      /* make slot the root directory and detach the old one */
     CK_OP_PRIVATE,    /* no mount event leaves this mount namespace; a = MS_SLAVE: some may come in; 0: none */
     CK_OP_UNSHARE,    /* a = CLONE_NEW* flags; string (optional): timens_offsets */
@@ -81,14 +89,24 @@ enum ck_op_code {
     CK_OP_UMASK,      /* a */
     CK_OP_NICE,       /* fd = nice value */
     CK_OP_AFFINITY,   /* string: the cpu mask */
-    CK_OP_OOM_ADJ,    /* string: decimal */
+    CK_OP_SETTING,    /* strings: a file of /proc, below fd or absolute; its value, which is read back unless b */
     CK_OP_FDS,        /* keep descriptors: strings of two int32: number here, number in the program */
     CK_OP_CHDIR,      /* string */
     CK_OP_EXEC,       /* a = argc, b = envc; strings: argv, envp, then the paths to try */
     CK_OP_NAMESPACES, /* a = CLONE_NEW* flags: open our own of these, in the order of namespaces[], to send when started */
     CK_OP_SECCOMP,    /* string: the filter, an array of struct sock_filter; a = flags of seccomp(2) */
+    CK_OP_NETWORK,    /* BESIDE: a new network namespace, owned by the new user namespace -> slot */
+    CK_OP_ENTER,      /* wait for what BESIDE made, and enter the namespace in slot; a = its CLONE_NEW* flag */
+    CK_OP_LANDLOCK,   /* strings: struct landlock_ruleset_attr, `a` rules {rights, path}, more of struct
+                       * landlock_net_port_attr; b = rights to the files that are the standard streams */
+    CK_OP_PRCTL,      /* a = option | 4th argument << 32, b = 2nd argument */
+    CK_OP_KEYRING,    /* a new session keyring */
+    CK_OP_ATTEST,     /* wait for the caller, who looks at us before we become the program */
     CK_OP_COUNT,
 };
+
+/* The rights of Landlock that a file has: EXECUTE, WRITE_FILE, READ_FILE, TRUNCATE, IOCTL_DEV. */
+enum { CK_LANDLOCK_FILE = 0xc007 };
 
 enum {
     CK_F_RECURSIVE = 1u << 0,
@@ -117,7 +135,12 @@ enum ck_msg_kind {
                         * master and the namespaces are attached, as far as there are any */
     CK_MSG_HOPPED,     /* a second helper goes on: pidfd attached */
     CK_MSG_EXITED,     /* from PID 1: wait status, usage of everything it reaped */
+    CK_MSG_COMPLETE,   /* ATTEST: one byte back lets it go on */
+    CK_MSG_LISTENER,   /* attached: where a supervisor of system calls listens; it comes before the program runs */
 };
+
+/* SECCOMP: flags of seccomp(2) that mean more than a flag to us. */
+enum { CK_SECCOMP_NEW_LISTENER = 1u << 3, CK_SECCOMP_WAIT_KILLABLE = 1u << 5 };
 
 enum { CK_REASON_EXIT, CK_REASON_CPU_LIMIT };
 

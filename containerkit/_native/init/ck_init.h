@@ -19,6 +19,7 @@ struct ctx {
     int status_fd; /* our end of the status socket */
     int first_pidfd; /* OUTSIDE: the first process */
     int first_pid;
+    int go_fd;       /* the first process: its end of the socket to the helper */
     int userns_fd;   /* OUTSIDE: the new user namespace, opened when a mount needs it */
     int scratch_fd;  /* INSIDE: the workbench */
     int pty_master;
@@ -55,13 +56,15 @@ int run_stage(enum ck_stage stage);
 int send_msg(const struct ck_msg *msg, const void *detail, const int *fds, uint32_t nfds);
 void report_failure(const struct ck_op *op, uint32_t index, int err);
 int close_all_but(int *keep, uint32_t n);
+int userns_fd(void);
 
 /* reaper.c */
 _Noreturn void reaper_main(int has_program);
 /* ops_*.c */
 op_fn op_join, op_idmap, op_newidmap, op_tree, op_fs, op_attach, op_clone, op_attr, op_scratch, op_mkdir, op_symlink,
-    op_file, op_mask, op_readonly, op_pivot, op_private, op_unshare, op_loopback, op_hostname, op_domainname, op_cgroup1,
-    op_become, op_pty, op_cpu_limit, op_creds, op_session, op_rlimit, op_umask, op_nice, op_affinity, op_oom_adj, op_fds,
-    op_chdir, op_exec, op_namespaces, op_seccomp;
+    op_file, op_mask, op_readonly, op_pivot, op_private, op_unshare, op_loopback, op_hostname, op_cgroup1,
+    op_become, op_pty, op_cpu_limit, op_creds, op_session, op_rlimit, op_umask, op_nice, op_affinity, op_setting, op_fds,
+    op_chdir, op_exec, op_namespaces, op_seccomp, op_network, op_enter,
+    op_landlock, op_prctl, op_keyring, op_attest;
 
 #endif

@@ -9,7 +9,8 @@
  * The helper is this program, started by the host program with an empty environment, from a sealed memory file, with
  * exactly the descriptors that the plan counts. It is single-threaded and knows nothing of the host program's memory.
  * It runs the plan's JOIN operations, clones the first process (a child of the host program, not of the helper), runs
- * the OUTSIDE operations, which need the caller's own namespaces and privilege, says "go", and exits.
+ * the OUTSIDE operations, which need the caller's own namespaces and privilege, says "go", runs the BESIDE operations,
+ * which take the kernel so long that they are worth another processor, sends what they made, and exits.
  * The first process runs the EARLY operations, which need no ids, at the same time; waits for "go"; runs INSIDE: it
  * builds the mounts, leaves the old root, drops privilege. Then it becomes the program (EXEC), or starts it with the
  * PROGRAM operations and stays as PID 1 (INIT), or just stays (HOLD).
@@ -111,7 +112,8 @@ static int check_op(const struct ck_op *op, uint32_t room, uint32_t nfds)
     if (op->slot < -1 || op->slot >= CK_SLOTS || op->base < -1 || op->base >= CK_SLOTS)
         return -EINVAL;
     if (op->slot < 0 &&
-        (op->code == CK_OP_TREE || op->code == CK_OP_FS || op->code == CK_OP_CLONE || op->code == CK_OP_PTY))
+        (op->code == CK_OP_TREE || op->code == CK_OP_FS || op->code == CK_OP_CLONE || op->code == CK_OP_PTY ||
+         op->code == CK_OP_NETWORK || op->code == CK_OP_ENTER))
         return -EINVAL;
     /* RLIMIT and NICE keep a small number in `fd`; every other operation a descriptor that we were given. */
     if (op->code != CK_OP_RLIMIT && op->code != CK_OP_NICE && (op->fd < -1 || op->fd >= (int)nfds))
@@ -187,7 +189,7 @@ static int execute(const struct ck_op *op)
     case CK_OP_UNSHARE: return op_unshare(op);
     case CK_OP_LOOPBACK: return op_loopback(op);
     case CK_OP_HOSTNAME: return op_hostname(op);
-    case CK_OP_DOMAINNAME: return op_domainname(op);
+    case CK_OP_DOMAINNAME: return op_hostname(op);
     case CK_OP_CGROUP1: return op_cgroup1(op);
     case CK_OP_BECOME: return op_become(op);
     case CK_OP_PTY: return op_pty(op);
@@ -198,12 +200,18 @@ static int execute(const struct ck_op *op)
     case CK_OP_UMASK: return op_umask(op);
     case CK_OP_NICE: return op_nice(op);
     case CK_OP_AFFINITY: return op_affinity(op);
-    case CK_OP_OOM_ADJ: return op_oom_adj(op);
+    case CK_OP_SETTING: return op_setting(op);
     case CK_OP_FDS: return op_fds(op);
     case CK_OP_CHDIR: return op_chdir(op);
     case CK_OP_EXEC: return op_exec(op);
     case CK_OP_NAMESPACES: return op_namespaces(op);
     case CK_OP_SECCOMP: return op_seccomp(op);
+    case CK_OP_NETWORK: return op_network(op);
+    case CK_OP_ENTER: return op_enter(op);
+    case CK_OP_LANDLOCK: return op_landlock(op);
+    case CK_OP_PRCTL: return op_prctl(op);
+    case CK_OP_KEYRING: return op_keyring(op);
+    case CK_OP_ATTEST: return op_attest(op);
     case CK_OP_COUNT: break;
     }
     return -EINVAL;
@@ -296,22 +304,34 @@ static int fail_outside(int err)
     return err;
 }
 
-static _Noreturn void first_process(int go)
+/* What the helper made for us: descriptors for our slots. */
+static void receive_slots(void)
 {
     static struct cmsg_fds c;
     static uint32_t which[CK_SLOTS];
-    const struct ck_plan_header *h = ctx.plan;
-
-    if (run_stage(CK_STAGE_EARLY) < 0)
-        quit(71);
     struct piece iov = {which, sizeof which};
-    long got = transfer(go, &iov, 1, &c, CK_SLOTS, 0);
+    long got = transfer(ctx.go_fd, &iov, 1, &c, CK_SLOTS, 0);
     if (got <= 0)
         quit(71); /* the helper died or failed; it has said why if it could */
     size_t nfds = (c.len - offsetof(struct cmsg_fds, fds)) / sizeof(int);
     for (size_t i = 0; i < nfds && i + 1 < (size_t)got / 4; i++)
         ctx.slots[which[i + 1] % CK_SLOTS] = c.fds[i];
-    sys(close, go);
+}
+
+int op_enter(const struct ck_op *op)
+{
+    receive_slots();
+    return (int)sys(setns, ctx.slots[op->slot], op->a);
+}
+
+static _Noreturn void first_process(int go)
+{
+    const struct ck_plan_header *h = ctx.plan;
+
+    ctx.go_fd = go;
+    if (run_stage(CK_STAGE_EARLY) < 0)
+        quit(71);
+    receive_slots();
     sys(prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
     if (run_stage(CK_STAGE_INSIDE) < 0)
         quit(71);
@@ -362,6 +382,8 @@ static int say_go(int sock)
             c.fds[n] = ctx.slots[i];
             which[++n] = i;
         }
+    for (size_t i = 0; i < n; i++)
+        ctx.slots[which[i + 1]] = -1;
     if (n > CK_SLOTS - 1) /* one message carries at most 253 descriptors, and the receiver's buffer CK_SLOTS numbers */
         return -EMFILE;
     struct piece iov = {which, (n + 1) * sizeof which[0]};
@@ -400,6 +422,18 @@ static void may_be_given_up(int yes)
     sys(rt_sigprocmask, yes ? 1 /* SIG_UNBLOCK */ : 0 /* SIG_BLOCK */, &signal, 0, 8);
 }
 
+static int has_stage(enum ck_stage stage)
+{
+    const char *p = (const char *)(ctx.plan + 1);
+    for (uint32_t i = 0; i < ctx.plan->nops; i++) {
+        const struct ck_op *op = (const void *)p;
+        if (op->stage == stage)
+            return 1;
+        p += op->size;
+    }
+    return 0;
+}
+
 static int helper(void)
 {
     int go[2];
@@ -411,7 +445,13 @@ static int helper(void)
         return 71;
     may_be_given_up(1);
     int r = run_stage(CK_STAGE_OUTSIDE);
-    if (r == 0 && (r = say_go(go[0])) < 0 && !ctx.shared->failed && r != -EPIPE && r != -ECONNRESET)
+    if (r == 0 && ctx.plan->clone_flags & CLONE_NEWUSER && has_stage(CK_STAGE_BESIDE))
+        r = userns_fd(); /* now: once it is not dumpable, not even its owner may open it */
+    if (r >= 0)
+        r = say_go(go[0]);
+    if (r >= 0 && has_stage(CK_STAGE_BESIDE) && (r = run_stage(CK_STAGE_BESIDE)) == 0)
+        r = say_go(go[0]);
+    if (r < 0 && !ctx.shared->failed && r != -EPIPE && r != -ECONNRESET)
         fail_outside(r);
     if (r < 0)
         SYS4(__NR_pidfd_send_signal, ctx.first_pidfd, SIGNAL_KILL, 0, 0);

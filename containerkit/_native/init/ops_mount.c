@@ -117,7 +117,7 @@ static int clone_tree(int fd, int recursive)
 }
 
 /* The user namespace of the first process, for idmapped mounts. */
-static int userns_fd(void)
+int userns_fd(void)
 {
     char path[64], *end = path + sizeof path;
     if (ctx.userns_fd < 0) {
@@ -240,9 +240,9 @@ int op_attach(const struct ck_op *op)
     return r;
 }
 
-static int clone_below(int base, const char *path, uint64_t attr, int recursive, uint64_t resolve)
+static int clone_below(int base, const char *path, uint64_t attr, int recursive)
 {
-    int at = open_in(base, path, OPEN_PATH, resolve);
+    int at = open_in(base, path, OPEN_PATH, 0);
     if (at < 0)
         return at;
     int tree = clone_tree(at, recursive);
@@ -259,7 +259,7 @@ int op_clone(const struct ck_op *op)
 {
     int base = slot_fd(op->base), recursive = !!(op->flags & CK_F_RECURSIVE);
     int tree = op->flags & CK_F_SAME_MOUNT ? open_in(base, op_str(op, 0, 0), OPEN_PATH, 0)
-                                           : clone_below(base, op_str(op, 0, 0), op->a, recursive, 0);
+                                           : clone_below(base, op_str(op, 0, 0), op->a, recursive);
     if (tree == -ENOENT && (op->flags & CK_F_OPTIONAL))
         return 0;
     if (tree < 0)
@@ -347,53 +347,43 @@ int op_file(const struct ck_op *op)
 }
 
 /* What covers a path is an inode of our own tmpfs, never one of the container's: a root file system may hold anything
- * under the name /dev/null (CVE-2025-31133). */
+ * under the name /dev/null (CVE-2025-31133). The paths are the kernel's own, in a file system that we have just made:
+ * nobody can change what a name means there, so it is used as it is. */
 int op_mask(const struct ck_op *op)
 {
-    int base = slot_fd(op->base);
-    for (uint32_t i = 0; i < op->nstr; i++) {
-        struct statx st;
+    int base = slot_fd(op->base), masks = slot_fd(op->slot), r = 0;
+    const char *name = op->flags & CK_F_MKDIR ? "dir" : "file";
+    for (uint32_t i = 0; i < op->nstr && r == 0; i++) {
         ctx.fail_arg = (int)i;
-        int at = open_in(base, op_str(op, i, 0), OPEN_PATH, RESOLVE_NO_SYMLINKS);
-        if (at == -ENOENT || at == -ELOOP)
-            continue;
-        if (at < 0)
-            return at;
-        int r = (int)sys(statx, at, "", EMPTY_PATH, STATX_TYPE, &st);
-        if (r == 0) {
-            const char *name = (st.stx_mode & S_IFMT_) == S_IFDIR_ ? "dir" : "file";
-            int cover = (int)sys(open_tree, slot_fd(op->slot), name, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
-            r = cover < 0 ? cover : move_onto(cover, at);
-            if (cover >= 0)
-                SYS1(__NR_close, cover);
-        }
-        SYS1(__NR_close, at);
-        if (r < 0)
-            return r;
+        int cover = (int)sys(open_tree, masks, name, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+        if (cover < 0)
+            return cover;
+        r = (int)sys(move_mount, cover, "", base, op_str(op, i, 0), MOVE_MOUNT_F_EMPTY_PATH);
+        SYS1(__NR_close, cover);
+        if (r == -ENOENT)
+            r = 0;
     }
-    return 0;
+    return r;
 }
 
 int op_readonly(const struct ck_op *op)
 {
-    int base = slot_fd(op->base);
+    int base = slot_fd(op->base), r = 0;
     uint64_t attr = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
-    for (uint32_t i = 0; i < op->nstr; i++) {
+    for (uint32_t i = 0; i < op->nstr && r == 0; i++) {
         ctx.fail_arg = (int)i;
-        int tree = clone_below(base, op_str(op, i, 0), attr, 1, RESOLVE_NO_SYMLINKS);
+        int tree = (int)sys(open_tree, base, op_str(op, i, 0),
+                            OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE | AT_SYMLINK_NOFOLLOW);
         if (tree == -ENOENT)
             continue;
         if (tree < 0)
             return tree;
-        int at = open_in(base, op_str(op, i, 0), OPEN_PATH, RESOLVE_NO_SYMLINKS);
-        int r = at < 0 ? at : move_onto(tree, at);
+        r = set_attr(tree, attr, 0, 0, -1, 1);
+        if (r == 0)
+            r = (int)sys(move_mount, tree, "", base, op_str(op, i, 0), MOVE_MOUNT_F_EMPTY_PATH);
         SYS1(__NR_close, tree);
-        if (at >= 0)
-            SYS1(__NR_close, at);
-        if (r < 0)
-            return r;
     }
-    return 0;
+    return r;
 }
 
 int op_private(const struct ck_op *op)

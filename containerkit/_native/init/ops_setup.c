@@ -139,6 +139,23 @@ int op_namespaces(const struct ck_op *op)
     return 0;
 }
 
+/* A network namespace takes the kernel a fifth of the whole start, so the helper makes it while the first process builds
+ * the mounts. It belongs to the user namespace of its maker, so the maker joins that one first. */
+int op_network(const struct ck_op *op)
+{
+    int r = (int)sys(prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
+    if (r == 0 && ctx.userns_fd >= 0)
+        r = (int)sys(setns, ctx.userns_fd, CLONE_NEWUSER);
+    if (r == 0)
+        r = (int)sys(unshare, CLONE_NEWNET);
+    if (r == 0)
+        r = (int)sys(openat, FD_CWD, "/proc/thread-self/ns/net", O_RDONLY | CLOEXEC, 0);
+    if (r < 0)
+        return r;
+    ctx.slots[op->slot] = r;
+    return 0;
+}
+
 int op_loopback(const struct ck_op *op)
 {
     struct { char name[16]; short flags; char pad[22]; } ifr = {.name = "lo", .flags = 1 /* IFF_UP */};
@@ -155,14 +172,7 @@ int op_hostname(const struct ck_op *op)
 {
     uint32_t len;
     const char *name = op_str(op, 0, &len);
-    return (int)sys(sethostname, name, len);
-}
-
-int op_domainname(const struct ck_op *op)
-{
-    uint32_t len;
-    const char *name = op_str(op, 0, &len);
-    return (int)sys(setdomainname, name, len);
+    return (int)(op->code == CK_OP_HOSTNAME ? sys(sethostname, name, len) : sys(setdomainname, name, len));
 }
 
 /* "0" means the writer, and for one thread alone the kernel then skips the lock that a pid would wait milliseconds for. */
@@ -483,11 +493,28 @@ int op_affinity(const struct ck_op *op)
     return r < 0 ? (int)r : 0;
 }
 
-int op_oom_adj(const struct ck_op *op)
+/* In the caller's /proc, while the old root is there: no file of the container's can stand in for it. It must be procfs
+ * all the same (CVE-2019-16884), and must have kept what it was given. */
+int op_setting(const struct ck_op *op)
 {
     uint32_t len;
-    const char *value = op_str(op, 0, &len);
-    return write_file(FD_CWD, "/proc/self/oom_score_adj", value, len);
+    uint64_t fs[16];
+    const char *value = op_str(op, 1, &len);
+    int fd = (int)sys(openat, op->fd, op_str(op, 0, 0), (op->b ? O_WRONLY : O_RDWR) | CLOEXEC, 0);
+    if (fd < 0)
+        return fd;
+    long r = sys(fstatfs, fd, fs);
+    if (r == 0)
+        r = fs[0] == 0x9fa0 /* PROC_SUPER_MAGIC */ ? sys(write, fd, value, len) : -EXDEV;
+    if (r >= 0 && !op->b && (r = sys(pread64, fd, ctx.detail, sizeof ctx.detail - 1, 0)) >= 0) {
+        ctx.detail[ctx.detail_len = (uint32_t)r] = 0;
+        for (char *p = ctx.detail; *p; p++)
+            if (*p == '\t' || *p == '\n') /* between the numbers of a list, and at the end */
+                *p = p[1] ? ' ' : 0;
+        r = strcmp(value, ctx.detail) == 0 ? 0 : -ERANGE;
+    }
+    SYS1(__NR_close, fd);
+    return r < 0 ? (int)r : 0;
 }
 
 /* Sources first move above every target, so that no target is overwritten before it was copied. Whatever is not named
@@ -536,12 +563,122 @@ int op_chdir(const struct ck_op *op)
     return n < 0 ? (int)n : cwd[0] == '/' ? 0 : -EXDEV;
 }
 
+struct listener {
+    int fd, result, done;
+};
+
+enum { NOT_YET = -4096 }; /* no descriptor and no errno */
+
+static void send_listener(void *arg)
+{
+    struct listener *l = arg;
+    struct ck_msg m = {.kind = CK_MSG_LISTENER};
+    int fd;
+    while ((fd = __atomic_load_n(&l->fd, __ATOMIC_ACQUIRE)) == NOT_YET)
+        SYS1(__NR_sched_yield, 0);
+    l->result = fd < 0 ? fd : send_msg(&m, 0, &fd, 1);
+    __atomic_store_n(&l->done, 1, __ATOMIC_RELEASE);
+    for (;;)
+        SYS1(__NR_exit, 0);
+}
+
+/* Once the filter is there, any call of ours may be one that waits for the supervisor, who has not got the listener yet.
+ * So a thread that the filter does not bind sends it, and we wait for that thread without a call. */
+static int load_and_send(uint64_t flags, const void *program)
+{
+    static char stack[16384] __attribute__((aligned(16)));
+    struct listener l = {.fd = NOT_YET};
+    struct clone_args args = {.flags = CLONE_VM | CLONE_FILES | CLONE_FS | CLONE_SIGHAND | CLONE_THREAD,
+                              .stack = (uint64_t)(uintptr_t)stack, .stack_size = sizeof stack};
+    last_sysno = __NR_clone3;
+    int r = (int)clone_call(&args, CLONE_ARGS_SIZE_VER0, send_listener, &l);
+    if (r < 0)
+        return r;
+    r = (int)sys(seccomp, 1, flags, program);
+    if (r == -EINVAL && flags & CK_SECCOMP_WAIT_KILLABLE) /* Linux 5.19 */
+        r = (int)sys(seccomp, 1, flags & ~(uint64_t)CK_SECCOMP_WAIT_KILLABLE, program);
+    __atomic_store_n(&l.fd, r, __ATOMIC_RELEASE);
+    while (!__atomic_load_n(&l.done, __ATOMIC_ACQUIRE))
+        __asm__ volatile("" ::: "memory");
+    return l.result;
+}
+
+int op_prctl(const struct ck_op *op)
+{
+    return (int)sys(prctl, (uint32_t)op->a, op->b, 0, op->a >> 32, 0);
+}
+
+int op_keyring(const struct ck_op *op)
+{
+    (void)op;
+    long r = sys(keyctl, 1 /* KEYCTL_JOIN_SESSION_KEYRING */, 0);
+    return r < 0 ? (int)r : 0;
+}
+
+static int landlock_file(int ruleset, uint64_t access, int fd)
+{
+    struct { uint64_t access; int32_t fd; } __attribute__((packed)) beneath = {access, fd};
+    int r = (int)sys(landlock_add_rule, ruleset, 1 /* LANDLOCK_RULE_PATH_BENEATH */, &beneath, 0);
+    beneath.access &= CK_LANDLOCK_FILE; /* of what is not a directory, nothing else can be allowed */
+    return r == -EINVAL ? (int)sys(landlock_add_rule, ruleset, 1, &beneath, 0) : r;
+}
+
+/* A rule is about the file that its path means in the new root now. Opening one with O_PATH gives no right to it. */
+static int landlock_path(int ruleset, const char *rule)
+{
+    struct open_how how = {.flags = OPEN_PATH | CLOEXEC, .resolve = RESOLVE_NO_MAGICLINKS};
+    uint64_t access;
+    memcpy(&access, rule, sizeof access);
+    int fd = (int)sys(openat2, FD_CWD, rule + sizeof access, &how, sizeof how);
+    if (fd < 0)
+        return fd;
+    int r = landlock_file(ruleset, access, fd);
+    SYS1(__NR_close, fd);
+    return r;
+}
+
+int op_landlock(const struct ck_op *op)
+{
+    uint32_t len;
+    const char *rule = op_str(op, 0, &len);
+    int ruleset = (int)sys(landlock_create_ruleset, rule, len, 0), r = 0;
+    if (ruleset < 0)
+        return ruleset;
+    /* /dev/stdout is the standard output again. Pipes and sockets need no rule, and get EBADFD. */
+    for (int fd = 0; fd < 3 && op->b; fd++)
+        landlock_file(ruleset, op->b, fd);
+    for (uint32_t i = 1; i < op->nstr && r == 0; i++) {
+        ctx.fail_arg = (int)i;
+        rule = op_str(op, i, &len);
+        r = len < 8 ? -EINVAL : i <= op->a ? landlock_path(ruleset, rule)
+                                           : (int)sys(landlock_add_rule, ruleset, 2 /* LANDLOCK_RULE_NET_PORT */, rule, 0);
+    }
+    if (r == 0) {
+        ctx.fail_arg = -1;
+        r = (int)sys(landlock_restrict_self, ruleset, 0);
+    }
+    SYS1(__NR_close, ruleset);
+    return r;
+}
+
+/* The caller looks from outside, where nothing of ours can lie to it. */
+int op_attest(const struct ck_op *op)
+{
+    struct ck_msg m = {.kind = CK_MSG_COMPLETE};
+    char go;
+    (void)op;
+    int r = send_msg(&m, 0, 0, 0);
+    return r < 0 ? r : sys(read, ctx.status_fd, &go, 1) == 1 ? 0 : -ECANCELED;
+}
+
 /* The last thing before exec, so that the filter need not allow what the set-up does. */
 int op_seccomp(const struct ck_op *op)
 {
     uint32_t size;
     const char *code = op_str(op, 0, &size);
     struct { uint16_t len; const void *filter; } program = {(uint16_t)(size / 8), code};
+    if (op->a & CK_SECCOMP_NEW_LISTENER)
+        return load_and_send(op->a, &program);
     return (int)sys(seccomp, 1 /* SECCOMP_SET_MODE_FILTER */, op->a, &program);
 }
 
