@@ -6,7 +6,8 @@
  *   {"runs_us": [...], "wall_us": ...}     each run from before its first system call until it is completely reaped.
  *
  * It makes the kernel do what `containerkit.run(CMD, rootfs=ROOTFS)` makes it do as root with all defaults, in the same
- * order, and nothing else: no interpreter, no plan, no helper program, no checks. What a start costs here is what the
+ * order (but one thing after the other: containerkit makes the network namespace beside the mounts, on another
+ * processor), and nothing else: no interpreter, no plan, no helper program, no checks. What a start costs here is what the
  * kernel wants for it; what the library costs above it is ours. Keep it in step with `containerkit.explain`: there is
  * one function per step, and the tables `outside`, `early`, `inside` and `program` near the end say who takes which
  * step and in which order.
@@ -78,6 +79,7 @@ static const char *masked[] = {
     "kpagecount", "kpageflags", "latency_stats", "modules", "mtrr", "pagetypeinfo", "partitions", "sched_debug", "scsi",
     "slabinfo", "swaps", "timer_list", "timer_stats", "version_signature", "vmallocinfo", "zoneinfo", NULL,
 };
+static const char *masked_kind[COUNT(masked)]; /* which cover each needs */
 static const char *read_only[] = {"bus", "fs", "irq", "sys", "sysrq-trigger", NULL};
 static const char *sys_parts[] = {"devices/system/cpu", "devices/system/node", NULL};
 static const char *const devices[] = {"null", "zero", "full", "random", "urandom", "tty"};
@@ -325,28 +327,23 @@ static int proc(struct start *s)
 static int read_only_paths(struct start *s)
 {
     for (const char **name = read_only; *name; name++) {
-        int tree = clone_below(s->proc, *name, MOUNT_ATTR_RDONLY | PRIVATE_DATA, 1);
-        TRY(attach_and_close(tree, s->proc, *name));
+        int tree;
+        TRY(tree = open_tree(s->proc, *name, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE));
+        TRY(set_attr(tree, MOUNT_ATTR_RDONLY | PRIVATE_DATA, 1));
+        TRY(move_mount(tree, "", s->proc, *name, MOVE_MOUNT_F_EMPTY_PATH));
+        close(tree);
     }
     return 0;
 }
 
-static int mask(const struct start *s, const char *name)
-{
-    struct statx found;
-    int at, cover;
-    TRY(at = open_in(s->proc, name));
-    TRY(statx(at, "", AT_EMPTY_PATH, STATX_TYPE, &found));
-    TRY(cover = clone_below(s->covers, S_ISDIR(found.stx_mode) ? "dir" : "file", 0, 0));
-    TRY(move_mount(cover, "", at, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH));
-    close(cover);
-    return close(at);
-}
-
 static int masks(struct start *s)
 {
-    for (const char **name = masked; *name; name++)
-        TRY(mask(s, *name));
+    for (size_t i = 0; masked[i]; i++) {
+        int cover;
+        TRY(cover = open_tree(s->covers, masked_kind[i], OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
+        TRY(move_mount(cover, "", s->proc, masked[i], MOVE_MOUNT_F_EMPTY_PATH));
+        close(cover);
+    }
     return 0;
 }
 
@@ -551,7 +548,6 @@ static const struct step inside[] = {
     {"/proc", proc},
     {"read-only paths", read_only_paths},
     {"masked paths", masks},
-    {"/sys", sys},
     {"/dev", dev},
     {"device nodes", dev_nodes},
     {"/dev symlinks", dev_symlinks},
@@ -560,6 +556,7 @@ static const struct step inside[] = {
     {"/dev/mqueue", dev_mqueue},
     {"/dev read-only", dev_read_only},
     {"/tmp", tmp},
+    {"/sys", sys},
     {"pivot_root", pivot},
     {"host name", host_name},
     {"drop privilege", drop_privilege},
@@ -786,6 +783,12 @@ int main(int argc, char **argv)
         return 2;
     }
     keep_open_ones(masked, "/proc", S_IROTH, "");
+    for (size_t i = 0; masked[i]; i++) {
+        char path[64];
+        struct stat st;
+        snprintf(path, sizeof path, "/proc/%s", masked[i]);
+        masked_kind[i] = stat(path, &st) == 0 && S_ISDIR(st.st_mode) ? "dir" : "file";
+    }
     keep_open_ones(read_only, "/proc", S_IWOTH, "sys");
     keep_open_ones(sys_parts, "/sys", S_IROTH, "");
     uint64_t begin = now_ns();
