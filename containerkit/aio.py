@@ -25,6 +25,7 @@ from . import process as _process
 from . import sandbox as _sandbox
 from . import spawn
 from .completed import Completed
+from .kernel.loop import readable
 from .launch import Arg, Launch
 from .process import DEVNULL, PIPE, STDOUT, Stream
 
@@ -83,11 +84,13 @@ async def _start(
 ) -> _process.Process:
     """Drive a start from the loop: only the helper's own exec, a fraction of a millisecond, is waited for here."""
     starting = process._open(launch, stdin, stdout, stderr)
+    if process._supervision is not None:
+        process._supervision.use_loop()
     deadline = time.monotonic() + timeout
     try:
         while True:
             with suppress(TimeoutError):
-                await _readable(starting.fileno(), max(0.0, deadline - time.monotonic()))
+                await readable(starting.fileno(), max(0.0, deadline - time.monotonic()))
             if starting.advance(0):
                 break
     except BaseException:
@@ -95,22 +98,6 @@ async def _start(
         raise
     process._adopt(starting)
     return process
-
-
-async def _readable(fd: int, timeout: float | None) -> None:
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(fd, _resolve, future)
-    try:
-        async with asyncio.timeout(timeout):  # not wait_for, which before Python 3.12 may lose a cancellation
-            await future
-    finally:
-        loop.remove_reader(fd)
-
-
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 async def _converse(talk: _sandbox.Conversation) -> spawn.Exit:
@@ -162,7 +149,7 @@ async def _ended(process: _process.Process, timeout: float | None) -> spawn.Exit
     # since a loop knows one reader for each descriptor, and several tasks may wait.
     first = os.dup(process._handle().first)
     try:
-        await _readable(first, timeout)
+        await readable(first, timeout)
     except TimeoutError:
         return None
     finally:
