@@ -11,12 +11,15 @@ if TYPE_CHECKING:
     from . import aio as aio
     from .bind import Bind as Bind
     from .bind import File as File
+    from .cgroup.cgroup import Cgroup as Cgroup
     from .checkup import doctor as doctor
     from .completed import Completed as Completed
     from .completed import Outcome as Outcome
     from .completed import Usage as Usage
     from .errors import Busy as Busy
     from .errors import ClosedHandle as ClosedHandle
+    from .errors import CallGone as CallGone
+    from .errors import CgroupUnavailable as CgroupUnavailable
     from .errors import ContainerkitError as ContainerkitError
     from .errors import Exists as Exists
     from .errors import InvalidValue as InvalidValue
@@ -62,9 +65,10 @@ _MODULES = {
     "completed": ("Completed", "Outcome", "Usage"),
     "checkup": ("doctor",),
     "errors": (
-        "Busy", "ClosedHandle", "ContainerkitError", "Exists", "InvalidValue", "NotFound", "NotPermitted",
-        "ProcessFailed", "ProgramNotExecutable", "ProgramNotFound", "SpawnError", "StatusLost", "SyscallError",
-        "TimeoutExpired", "Unsupported",
+    "cgroup.cgroup": ("Cgroup",),
+        "BadAddress", "Busy", "CallGone", "CgroupUnavailable", "ClosedHandle", "ContainerkitError", "Exists",
+        "InvalidValue", "NotFound", "NotPermitted", "ProcessFailed", "ProgramNotExecutable", "ProgramNotFound",
+        "SpawnError", "StatusLost", "SyscallError", "TimeoutExpired", "Unsupported",
     ),
     "idmap": ("IdMap", "IdRange"),
     "limits": ("Limits",),

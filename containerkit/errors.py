@@ -5,6 +5,7 @@
     ContainerkitError
     ├── InvalidValue (ValueError)              a value that no kernel call could accept; nothing was tried
     ├── Unsupported                            this kernel, or this user, cannot do it; says what would
+    │   └── CgroupUnavailable                  a limit or a control group cannot be had here; ``reason`` says why
     ├── ClosedHandle (ValueError)              a handle was used after close()
     ├── SyscallError (OSError)                 the kernel refused; ``syscall``, ``errno``, ``filename``, ``hint``
     │   ├── NotPermitted (PermissionError)
@@ -37,6 +38,8 @@ __all__ = [
     "ContainerkitError",
     "Exists",
     "InvalidValue",
+    "CallGone",
+    "CgroupUnavailable",
     "NotFound",
     "NotPermitted",
     "ProcessFailed",
@@ -78,6 +81,25 @@ class ClosedHandle(ContainerkitError, ValueError):
 
 class StatusLost(ContainerkitError, ChildProcessError):
     """The host program reaped a process that containerkit waits for, and the kernel is too old to tell its status."""
+
+
+class CgroupUnavailable(Unsupported):
+    """A control group, or a limit that only one can keep, is not to be had on this machine or for this user.
+
+    Attributes:
+        reason: "not mounted", "read-only", "outside" (of what is mounted), "controller" (the machine has it not, or
+            did not hand it down), "limit" (the controller has no such limit), "not delegated" (to this user), or
+            "busy" (the cgroup has processes of its own, and v2 then gives its children no controllers).
+    """
+
+    reason: str
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.reason)
 
 
 class _KernelError(ContainerkitError, OSError):

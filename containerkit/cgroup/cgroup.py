@@ -8,39 +8,65 @@ that whatever bounds the caller bounds them too.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from ..errors import Busy, ClosedHandle, InvalidValue, NotFound, Unsupported, syscall_error
-from ..kernel import calls
-from .directory import OPEN, Directory
-from .layout import Hierarchy, Layout, parse_cgroup
+from ..errors import CgroupUnavailable, ClosedHandle, InvalidValue, NotFound, SyscallError, syscall_error
+from . import base, members
+from .apply import apply, find, set_raw
+from .directory import Directory
+from .layout import Layout, parse_cgroup
+from .observed import Observed
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from ..limits import Limits
+
+    class HasFileno(Protocol):
+        def fileno(self) -> int: ...
+
 
 __all__ = ["Cgroup"]
 
-DEFAULT_CONTROLLERS = ("memory", "pids", "cpu", "cpuacct", "io", "freezer")
+Manager = Literal["auto", "cgroupfs", "systemd"]
+
+DEFAULT_CONTROLLERS = ("cgroup", "memory", "pids", "cpu", "cpuacct", "io", "freezer")
 """What a group gets when nothing was said: those that count and bound. The others are made where a limit needs them."""
 
-_MAGIC = {1: 0x27E0EB, 2: 0x63677270}
-_SIGKILL = 9
+SECONDS = 10.0
+"""How long the processes of a group that is removed may take to end."""
 
 
-class Cgroup:
-    """Owns the directories of one control group.
+class Cgroup(Observed):
+    """A group of processes that are limited, counted, frozen and killed together (cgroups(7)).
+
+    ::
+
+        with Cgroup.create(limits=Limits(memory_max="256M", cpu_max=0.5)) as group:
+            with Process(["make"], cgroup=group) as make:
+                make.wait()
+
+    :meth:`create` makes one below the caller's own group, :meth:`child` one below this; :meth:`open` and
+    :meth:`current` take existing ones. A group that was made here is removed, with everything in it, at the end of the
+    ``with`` block or by :meth:`remove`; :meth:`close` lets it stay.
 
     Attributes:
         name: the last component of its path.
         dirs: its directories, v2's first.
+        limits: what was set by this handle, or None.
+        lacking: what ``Limits(best_effort=True)`` goes without, {field: why}.
     """
 
-    __slots__ = ("__weakref__", "_created", "_maker", "dirs", "name")
+    __slots__ = ("__weakref__", "_created", "_maker", "lacking", "limits", "name")
 
     def __init__(self, name: str, dirs: Iterable[Directory], *, created: bool = False) -> None:
         """Use :meth:`create`, :meth:`open` or :meth:`current`."""
         self.name = name
         self.dirs: tuple[Directory, ...] = tuple(sorted(dirs, key=lambda one: -one.version))
+        self.limits: Limits | None = None
+        self.lacking: dict[str, str] = {}
         self._created, self._maker = created, os.getpid()
 
     # ---- making ----------------------------------------------------------------------------------------------------
@@ -51,81 +77,132 @@ class Cgroup:
         name: str | None = None,
         *,
         parent: Cgroup | None = None,
+        limits: Limits | None = None,
         controllers: Iterable[str] | None = None,
-        manager: Literal["auto", "cgroupfs", "systemd"] = "auto",
+        delegate: tuple[int, int] | None = None,
+        manager: Manager = "auto",
     ) -> Self:
-        """Make a group below ``parent``, or below the caller's own. The context manager removes it."""
+        """Make a group. Nothing of it is left when this raises.
+
+        Args:
+            name: one that no other group beside it has; by default an unguessable one, "ck-PID-...".
+            parent: below which group; the caller's own by default.
+            limits: set before anything is in it.
+            controllers: what it must have beside what the limits need; by default what is there of memory, pids, cpu,
+                io and (v1) freezer. "cgroup" stands for v2's hierarchy without any controller.
+            delegate: (user id, group id) that may make groups below it and move processes there (cgroups(7),
+                "Delegation"). Its own limits stay out of that user's reach.
+            manager: "cgroupfs" makes the directories itself; "systemd" asks the service manager for a place (needs
+                ``containerkit[systemd]``); "auto" does the second where systemd owns the groups.
+
+        Raises:
+            CgroupUnavailable: no group, or not these limits, for this user on this machine; its text has the cure.
+            Exists: there is one of that name.
+        """
         if name is None:
             name = f"ck-{os.getpid()}-{os.urandom(6).hex()}"
         _check_name(name)
-        wanted = frozenset(DEFAULT_CONTROLLERS if controllers is None else controllers)
-        parents = _own_base(wanted) if parent is None else [one for one in parent.dirs if _serves(one, wanted)]
-        made: list[Directory] = []
+        asked = frozenset(DEFAULT_CONTROLLERS if controllers is None else controllers)
+        needed = frozenset() if limits is None else _needs(limits)
+        required = needed if limits is not None and not limits.best_effort else frozenset[str]()
+        if controllers is not None:
+            required |= asked
+        wanted = asked | needed
+        parents = _parents(parent, wanted, manager)
         try:
-            for above in parents:
-                made.append(_make(above, name, wanted))
-        except BaseException:
-            for one in made:
-                _rmdir(one, name)
-                one.close()
-            raise
+            self = cls(name, _make_all(parents, name, wanted, required), created=True)
         finally:
             if parent is None:
-                for one in parents:
-                    one.close()
-        return cls(name, made, created=True)
+                base.close_all(parents)
+        try:
+            if limits is not None:
+                self.update(limits)
+            if absent := required - self.controllers - {base.CORE, "devices"}:
+                raise CgroupUnavailable(base.why_absent(min(absent)), "controller")
+            if delegate is not None:
+                self._delegate(*delegate)
+        except BaseException:
+            self.remove()
+            raise
+        return self
 
-    def child(self, name: str | None = None, *, controllers: Iterable[str] | None = None) -> Cgroup:
-        """Make a group below this one."""
-        return Cgroup.create(name, parent=self, controllers=controllers)
+    def child(
+        self,
+        name: str | None = None,
+        *,
+        limits: Limits | None = None,
+        controllers: Iterable[str] | None = None,
+        delegate: tuple[int, int] | None = None,
+    ) -> Cgroup:
+        """Make a group below this one, which in v2 must then have no processes of its own."""
+        return Cgroup.create(name, parent=self, limits=limits, controllers=controllers, delegate=delegate)
 
     @classmethod
     def open(cls, which: int | str | os.PathLike[str]) -> Self:
-        """An existing group: that of a process id, or a directory of a cgroup file system by its absolute path."""
+        """An existing group: that of a process (its id), or a directory of a cgroup file system (its absolute path).
+
+        Raises NotFound for a process that has ended or a path that is in no mounted hierarchy.
+        """
         if isinstance(which, int):
             return cls._of_process(str(which))
         path = os.path.realpath(which)
-        layout = Layout.current()
-        for one in sorted(layout.hierarchies, key=lambda one: -len(one.mount)):
+        for one in sorted(Layout.current().hierarchies, key=lambda one: -len(one.mount)):
             if path == one.mount or path.startswith(one.mount + "/"):
-                return cls(os.path.basename(path), [_open(one, path)])
+                return cls(os.path.basename(path), [base.open_directory(one, path)])
         raise NotFound({"errno": 2, "syscall": "open", "path": path, "hint": "no cgroup file system is mounted there"})
 
     @classmethod
     def current(cls) -> Self:
-        """The group of this process, in every hierarchy."""
+        """The group of this process, in every hierarchy that is mounted."""
         return cls._of_process("self")
 
     @classmethod
     def _of_process(cls, pid: str) -> Self:
-        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-            paths = parse_cgroup(file.read())
+        paths = parse_cgroup(_cgroup_of(pid))
         made: list[Directory] = []
         try:
             for one in Layout.current().hierarchies:
                 path = paths.get(() if one.version == 2 else one.controllers)
                 if path is not None:
-                    made.append(_open(one, one.locate(path)))
+                    made.append(base.open_directory(one, one.locate(path)))
         except BaseException:
-            for directory in made:
-                directory.close()
+            base.close_all(made)
             raise
-        return cls(os.path.basename(made[0].path) if made else "", made)
+        self = cls("", made)
+        self.name = os.path.basename(self.dirs[0].path) if made else ""
+        return self
+
+    @staticmethod
+    def enter_leaf() -> None:
+        """Move every process of the caller's own v2 cgroup into a child of it, "ck-leaf", so that it may have others.
+
+        In v2 a group that has processes cannot give controllers to its children: this is the cure for "device or
+        resource busy" in a container, or in a service with Delegate=yes. From then on new groups are made beside the
+        leaf, also by the processes that were moved along and by their children. Called again, it does nothing; nor
+        where there is no such rule: in v1, and in the root of the hierarchy.
+
+        Raises CgroupUnavailable when this user may not, SyscallError when a process cannot be moved.
+        """
+        base.enter_leaf()
 
     # ---- its files -------------------------------------------------------------------------------------------------
 
     def directory(self, controller: str) -> Directory:
         """The directory that has a controller, by v2's name or the kernel's own; "cgroup" is v2's, or the first.
 
-        Raises Unsupported when this group has none.
+        Raises CgroupUnavailable when this group has it not.
         """
-        names = (controller, "blkio") if controller == "io" else (controller,)
-        for one in self.dirs:
-            if any(name in one.controllers for name in names):
-                return one
-        if controller == "cgroup" and self.dirs:
-            return self.dirs[0]
-        raise Unsupported(f"{self!r} has no controller {controller!r}")
+        self.fileno()
+        found = find(self.dirs, controller)
+        if found is None:
+            raise CgroupUnavailable(f"{self!r} has no controller {controller!r}", "controller")
+        return found
+
+    @property
+    def controllers(self) -> frozenset[str]:
+        """What it has, by v2's names; v1's own beside them."""
+        names = {name for one in self.dirs for name in one.controllers}
+        return frozenset(names | {"io"} if "blkio" in names else names)
 
     @property
     def unified(self) -> Directory | None:
@@ -138,40 +215,123 @@ class Cgroup:
             raise ClosedHandle(f"{self!r} is closed")
         return self.dirs[0].fileno()
 
+    def update(self, limits: Limits) -> None:
+        """Set limits, also while processes run. What this handle had set before and ``limits`` has not, is lifted.
+
+        Raises CgroupUnavailable for a limit that cannot be had (unless ``limits.best_effort``), SyscallError for a
+        value that the kernel refuses; some may have been set by then.
+        """
+        self.fileno()
+        lacking = apply(self.dirs, limits, self.limits)
+        self.limits, self.lacking = limits, {one.field: one.reason for one in lacking}
+
+    def set_raw(self, file: str, value: str | int) -> None:
+        """Write one of its files as it is."""
+        self.fileno()
+        set_raw(self.dirs, file, value)
+
+    def _delegate(self, uid: int, gid: int) -> None:
+        for one in self.dirs:
+            one.delegate(uid, gid)
+
     # ---- who is in it ----------------------------------------------------------------------------------------------
 
     def processes(self) -> list[int]:
         """The ids of the processes in it, not those of its children. Those of other pid namespaces are left out."""
-        return sorted({int(pid) for pid in self.directory("cgroup").read("cgroup.procs").split()} - {0})
+        return members.pids(self.directory("cgroup"))
 
-    def adopt(self, pid: int) -> None:
-        """Move a running process with all its threads into this group."""
-        for one in self.dirs:
-            one.write("cgroup.procs", pid)
+    def threads(self) -> list[int]:
+        """The ids of the threads in it."""
+        one = self.directory("cgroup")
+        return members.pids(one, "cgroup.threads" if one.version == 2 else "tasks")
+
+    def adopt(self, process: int | HasFileno) -> None:
+        """Move a running process with all its threads into this group: by its id, a pidfd's owner, or a Process.
+
+        It takes milliseconds, for it waits until no process on the machine is forking; start inside instead
+        (``Process(cgroup=group)``) where you can. What it has used so far stays with its old group.
+
+        Raises SyscallError (ESRCH) when it has ended; then, or when one hierarchy refuses, it is where it was.
+        """
+        self.fileno()
+        pid = process if isinstance(process, int) else base.pid_of(process.fileno())
+        before = parse_cgroup(_cgroup_of(str(pid)))
+        done: list[Directory] = []
+        try:
+            for one in self.dirs:
+                one.write("cgroup.procs", pid)
+                done.append(one)
+        except SyscallError as error:
+            with suppress(SyscallError, OSError):
+                base.put_back(pid, done, before)
+            raise syscall_error(error.errno or 0, "write", error.filename, base.why_not_moved(error)) from None
+
+    def move(self, into: Cgroup) -> None:
+        """Move all processes of this group, not of its children, into another one; those too that are just forked."""
+        while found := self.processes():
+            for pid in found:
+                with suppress(ProcessLookupError):
+                    into.adopt(pid)
+
+    # ---- power over them -------------------------------------------------------------------------------------------
+
+    def freeze(self, timeout: float | None = 5.0) -> None:
+        """Stop every process of the tree, until :meth:`thaw`. They cannot see it, and can still be killed.
+
+        Raises Busy after ``timeout`` seconds, and thaws what was frozen; CgroupUnavailable on v1 without the freezer.
+        """
+        self.fileno()
+        if not any(one.version == 2 or "freezer" in one.controllers for one in self.dirs):
+            raise CgroupUnavailable(
+                f"{self!r} has neither v2 nor v1's freezer: controllers=('freezer', ...)", "controller"
+            )
+        if not members.freeze(self.dirs, timeout):
+            members.thaw(self.dirs)
+            raise members.not_frozen(self.dirs[0], timeout)
+
+    def thaw(self) -> None:
+        """Let them go on."""
+        self.fileno()
+        members.thaw(self.dirs)
+
+    def kill(self) -> None:
+        """SIGKILL for every process in it and in its children, frozen ones and those just being forked too.
+
+        Raises InvalidValue when the caller itself is one of them.
+        """
+        self.fileno()
+        if any(os.getpid() in members.pids(one) for one in self.dirs):
+            raise InvalidValue(f"{self!r} has this very process in it: move it elsewhere first")
+        members.kill(self.dirs)
 
     # ---- the end ---------------------------------------------------------------------------------------------------
 
-    def remove(self) -> None:
-        """Kill what is in it, and delete it and its children. Idempotent; closes the handle."""
-        for one in self.dirs:
-            _remove(one)
+    def remove(self, timeout: float = SECONDS) -> None:
+        """Kill what is in it, wait for the end, and delete it with its children. Idempotent; closes the handle.
+
+        Raises Busy when processes have not ended after ``timeout`` seconds; the handle is then still open.
+        """
+        members.remove(self.dirs, timeout)
         self._created = False
         self.close()
 
     def close(self) -> None:
         """Close the descriptors; the group stays. Idempotent."""
+        self._close_reader()
         dirs, self.dirs = self.dirs, ()
-        for one in dirs:
-            one.close()
+        base.close_all(dirs)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._created and self._maker == os.getpid():
+        if self._created and self._maker == os.getpid():  # in a fork of the program it is the parent's
             self.remove()
         else:
             self.close()
+
+    def __reduce__(self) -> Any:
+        raise TypeError("cannot pickle or copy a Cgroup: one handle owns it")
 
     def __repr__(self) -> str:
         if not self.dirs:
@@ -180,102 +340,41 @@ class Cgroup:
 
 
 def _check_name(name: str) -> None:
-    if "/" in name or "\0" in name or "\n" in name or name in ("", ".", "..") or "." in name[:1]:
-        raise InvalidValue(f"{name!r} is not a name of a cgroup: one component, without a leading dot")
+    if "/" in name or "\0" in name or "\n" in name or name[:1] in ("", ".") or len(os.fsencode(name)) > 255:
+        raise InvalidValue(f"{name!r} is not a name of a cgroup: one component of a path, without a leading dot")
 
 
-def _serves(directory: Directory, wanted: frozenset[str]) -> bool:
-    return directory.version == 2 or any(
-        name in wanted or (name == "blkio" and "io" in wanted) for name in directory.controllers
-    )
+def _needs(limits: Limits) -> frozenset[str]:
+    from .files import controllers
+
+    return controllers(limits)
 
 
-def _own_base(wanted: frozenset[str]) -> list[Directory]:
-    """The directories below which this process makes groups."""
-    found: list[Directory] = []
+def _parents(parent: Cgroup | None, wanted: frozenset[str], manager: Manager) -> list[Directory]:
+    if parent is None:
+        return base.open_base(wanted, manager)
+    parent.fileno()
+    return [one for one in parent.dirs if base.serves(one, wanted)]
+
+
+def _make_all(
+    parents: Iterable[Directory], name: str, wanted: frozenset[str], required: frozenset[str]
+) -> list[Directory]:
+    made: list[Directory] = []
     try:
-        for one in Layout.current().hierarchies:
-            if one.version == 2 or any(
-                name in wanted or (name == "blkio" and "io" in wanted) for name in one.controllers
-            ):
-                found.append(_open(one, one.base))
+        for above in parents:
+            made.append(one := base.make(above, name))
+            base.prepare(above, one, wanted, required)
     except BaseException:
-        for directory in found:
-            directory.close()
+        members.remove(made, SECONDS)
+        base.close_all(made)
         raise
-    return found
-
-
-def _open(hierarchy: Hierarchy, path: str) -> Directory:
-    try:
-        fd = os.open(path, OPEN)
-    except OSError as error:
-        raise syscall_error(error.errno or 0, "open", path) from None
-    directory = Directory(fd, hierarchy.controllers, hierarchy.version, path)
-    try:
-        if calls.fs_magic(fd) != _MAGIC[hierarchy.version]:
-            raise Unsupported(f"{path!r} is not a directory of a cgroup v{hierarchy.version} file system")
-        if hierarchy.version == 2:
-            directory.controllers = tuple(directory.read("cgroup.controllers").split())
-    except BaseException:
-        directory.close()
-        raise
-    return directory
-
-
-def _make(above: Directory, name: str, wanted: frozenset[str]) -> Directory:
-    path = f"{above.path}/{name}"
-    try:
-        os.mkdir(name, 0o755, dir_fd=above.fileno())
-    except OSError as error:
-        raise syscall_error(error.errno or 0, "mkdir", path) from None
-    made = Directory(os.open(name, OPEN, dir_fd=above.fileno()), above.controllers, above.version, path)
-    if above.version == 2:
-        made.controllers = tuple(made.read("cgroup.controllers").split())
-        if missing := sorted((wanted & set(above.controllers)) - set(made.controllers)):
-            with suppress(Busy):
-                above.write("cgroup.subtree_control", " ".join(f"+{one}" for one in missing))
-                made.controllers = tuple(made.read("cgroup.controllers").split())
-    elif "cpuset" in above.controllers:
-        for file in ("cpuset.mems", "cpuset.cpus"):  # a v1 group without these takes no process
-            made.write(file, above.read(file))
     return made
 
 
-def _remove(directory: Directory, seconds: float = 10.0) -> None:
-    for child in _children(directory):
-        _remove(child, seconds)
-        child.close()
-    deadline = time.monotonic() + seconds
-    pause = 0.0005
-    while not _rmdir(directory, os.path.basename(directory.path)):
-        if time.monotonic() > deadline:
-            raise Busy({"errno": 16, "syscall": "rmdir", "path": directory.path, "hint": "processes in it do not end"})
-        for pid in directory.read("cgroup.procs").split():
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(int(pid), _SIGKILL)
-        time.sleep(pause)
-        pause = min(pause * 2, 0.05)
-
-
-def _children(directory: Directory) -> list[Directory]:
-    found: list[Directory] = []
-    with os.scandir(directory.fileno()) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                fd = os.open(entry.name, OPEN, dir_fd=directory.fileno())
-                found.append(Directory(fd, directory.controllers, directory.version, f"{directory.path}/{entry.name}"))
-    return found
-
-
-def _rmdir(directory: Directory, name: str) -> bool:
-    """False while something is in it. By its own parent: no path is looked up."""
+def _cgroup_of(pid: str) -> str:
     try:
-        os.rmdir(f"../{name}", dir_fd=directory.fileno())
-    except FileNotFoundError:
-        return True
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
     except OSError as error:
-        if error.errno == 16:
-            return False
-        raise syscall_error(error.errno or 0, "rmdir", directory.path) from None
-    return True
+        raise syscall_error(error.errno or 0, "open", f"/proc/{pid}/cgroup") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 
 from ..errors import InvalidValue, syscall_error
 from ..kernel.fd import Fd
@@ -12,6 +13,15 @@ __all__ = ["Directory"]
 
 OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 _SIZE = 1 << 16
+
+
+def _delegated() -> list[str]:
+    """The kernel's own list (cgroups(7), /sys/kernel/cgroup/delegate), or the three that it always had."""
+    try:
+        with open("/sys/kernel/cgroup/delegate") as file:
+            return file.read().split()
+    except OSError:
+        return ["cgroup.procs", "cgroup.threads", "cgroup.subtree_control"]
 
 
 class Directory(Fd):
@@ -68,6 +78,14 @@ class Directory(Fd):
         except FileNotFoundError:
             return False
         return True
+
+    def delegate(self, uid: int, gid: int) -> None:
+        """Give it to a user, with the files by which groups below are made and filled; its limits stay ours."""
+        os.fchown(self.fileno(), uid, gid)
+        names = _delegated() if self.version == 2 else ("cgroup.procs", "tasks")
+        for name in names:
+            with suppress(FileNotFoundError):  # the list is of all that the kernel has
+                os.chown(name, uid, gid, dir_fd=self.fileno(), follow_symlinks=False)
 
     def _error(self, error: OSError, syscall: str, file: str, hint: str | None = None) -> Exception:
         number = error.errno or errno.EIO
