@@ -1,6 +1,8 @@
 # make demo     containerkit at work, from nothing: system packages (when root), a virtual environment, the build
 # make test     the tests: as root and as an ordinary user when root runs make, else those that need no root
 # make sweep    the long ones
+# make soak     STARTS=100000 starts and stops with equal leak snapshots, as root and as a user; goes on where it stopped
+# make fuzz     an hour of libFuzzer on ck-init, under sanitizers (SECONDS=3600)
 # make lint     formatting, types, layers, and the C under every compiler and sanitizer that is here
 # make docs     the documentation, warnings are errors
 # make bench    the measurements
@@ -17,6 +19,11 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 ARGS ?=
 HELPER := containerkit/_native/ck-init
+STARTS ?= 100000
+SECONDS ?= 3600
+FUZZ_FLAGS := -std=gnu17 -fno-strict-aliasing -fwrapv -Wall -Wextra -O1 -g -fno-omit-frame-pointer \
+    -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
+    -DCK_HOSTED -Dmain=helper_main -Icontainerkit/_native -include tests/fuzz/kernel.h
 NATIVE := $(wildcard containerkit/_native/*.[ch] containerkit/_native/init/*.[ch])
 
 # What a machine needs to build and use containerkit, and what the tests need on top.
@@ -103,6 +110,23 @@ test: dev
 .PHONY: sweep
 sweep: dev
 	$(ISOLATED) $(BIN)/pytest -n $(JOBS) --dist loadfile -m slow $(ARGS)
+
+.PHONY: soak
+soak: dev
+	mkdir -p build
+	$(ISOLATED) env PYTHONPATH=tests $(BIN)/python tests/faults/soak.py build/soak.json $(STARTS)
+ifneq ($(ROOT),)
+	$(ISOLATED) env PYTHONPATH=tests $(BIN)/python tests/faults/soak.py build/soak-user.json $(STARTS) user
+endif
+
+.PHONY: fuzz
+fuzz: dev
+	@command -v clang >/dev/null || { echo "error: libFuzzer comes with clang: apt-get install clang" >&2; exit 1; }
+	mkdir -p build/fuzz/corpus
+	clang $(FUZZ_FLAGS) containerkit/_native/init/*.c tests/fuzz/plan_fuzz.c -o build/fuzz/plan_fuzz
+	PYTHONPATH=tests $(BIN)/python tests/fuzz/plan_seeds.py build/fuzz/seeds
+	build/fuzz/plan_fuzz -max_len=16384 -max_total_time=$(SECONDS) -print_final_stats=1 -use_value_profile=1 \
+	    -artifact_prefix=build/fuzz/ build/fuzz/corpus build/fuzz/seeds
 
 .PHONY: bench
 bench: setup
