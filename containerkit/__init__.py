@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from .completed import Completed as Completed
     from .completed import Outcome as Outcome
     from .completed import Usage as Usage
+    from .errors import BadAddress as BadAddress
     from .errors import Busy as Busy
-    from .errors import ClosedHandle as ClosedHandle
     from .errors import CallGone as CallGone
     from .errors import CgroupUnavailable as CgroupUnavailable
+    from .errors import ClosedHandle as ClosedHandle
     from .errors import ContainerkitError as ContainerkitError
     from .errors import Exists as Exists
     from .errors import InvalidValue as InvalidValue
@@ -56,16 +57,18 @@ if TYPE_CHECKING:
     from .security import Capabilities as Capabilities
     from .security import Security as Security
     from .security.seccomp import Seccomp as Seccomp
+    from .security.supervisor import Answer as Answer
+    from .security.supervisor import Supervisor as Supervisor
     from .timeline import Event as Event
     from .timeline import Timeline as Timeline
 
 __version__ = "0.1.0"
 
 _MODULES = {
+    "cgroup.cgroup": ("Cgroup",),
     "completed": ("Completed", "Outcome", "Usage"),
     "checkup": ("doctor",),
     "errors": (
-    "cgroup.cgroup": ("Cgroup",),
         "BadAddress", "Busy", "CallGone", "CgroupUnavailable", "ClosedHandle", "ContainerkitError", "Exists",
         "InvalidValue", "NotFound", "NotPermitted", "ProcessFailed", "ProgramNotExecutable", "ProgramNotFound",
         "SpawnError", "StatusLost", "SyscallError", "TimeoutExpired", "Unsupported",
@@ -83,6 +86,7 @@ _MODULES = {
     "sandbox": ("Sandbox", "explain", "run"),
     "security": ("Capabilities", "Security"),
     "security.seccomp": ("Seccomp",),
+    "security.supervisor": ("Answer", "Supervisor"),
     "timeline": ("Event", "Timeline"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -15,6 +15,8 @@
     ├── SpawnError (OSError)                   a process did not start; ``step``, ``errno``, ``path``, ``hint``
     │   ├── ProgramNotFound (FileNotFoundError)
     │   └── ProgramNotExecutable (PermissionError)
+    ├── CallGone                               a supervised system call no longer waits for its answer
+    ├── BadAddress                             a supervised program passed a pointer to nowhere
     ├── StatusLost (ChildProcessError)         someone else reaped a process before we could
     ├── TimeoutExpired (subprocess.TimeoutExpired, TimeoutError)
     └── ProcessFailed (subprocess.CalledProcessError)
@@ -30,16 +32,18 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ._call_errors import BadAddress, CallGone
     from ._outcome_errors import ProcessFailed, TimeoutExpired
 
 __all__ = [
+    "BadAddress",
     "Busy",
+    "CallGone",
+    "CgroupUnavailable",
     "ClosedHandle",
     "ContainerkitError",
     "Exists",
     "InvalidValue",
-    "CallGone",
-    "CgroupUnavailable",
     "NotFound",
     "NotPermitted",
     "ProcessFailed",
@@ -60,6 +64,10 @@ def __getattr__(name: str) -> Any:
         from . import _outcome_errors
 
         return getattr(_outcome_errors, name)
+    if name in ("BadAddress", "CallGone"):
+        from . import _call_errors
+
+        return getattr(_call_errors, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -73,14 +81,6 @@ class InvalidValue(ContainerkitError, ValueError):
 
 class Unsupported(ContainerkitError):
     """Something was asked for that this kernel or this user cannot provide. Nothing weaker is done instead."""
-
-
-class ClosedHandle(ContainerkitError, ValueError):
-    """A handle was used after it was closed."""
-
-
-class StatusLost(ContainerkitError, ChildProcessError):
-    """The host program reaped a process that containerkit waits for, and the kernel is too old to tell its status."""
 
 
 class CgroupUnavailable(Unsupported):
@@ -100,6 +100,14 @@ class CgroupUnavailable(Unsupported):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (str(self), self.reason)
+
+
+class ClosedHandle(ContainerkitError, ValueError):
+    """A handle was used after it was closed."""
+
+
+class StatusLost(ContainerkitError, ChildProcessError):
+    """The host program reaped a process that containerkit waits for, and the kernel is too old to tell its status."""
 
 
 class _KernelError(ContainerkitError, OSError):

@@ -15,6 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import plan as p
+from . import walls
 from .build import Build, Mount, inside_path, is_overlay
 from .errors import InvalidValue, Unsupported
 from .idmap import IdMap, IdRange, owns_all_ids
@@ -26,9 +27,11 @@ from .rootfs import HOST, compile_root
 from .security import Security
 
 if TYPE_CHECKING:
+    from .kernel.fd import Fd
     from .kernel.tree import TemporaryTree
     from .rootfs import Root
     from .security.seccomp import Seccomp
+    from .security.supervisor import Supervisor
 
 __all__ = ["DEFAULT_PATH", "Launch", "compile_launch"]
 
@@ -52,8 +55,9 @@ class Launch:
 
     __slots__ = (
         "affinity", "args", "cgroup", "cpu_seconds", "cwd", "domainname", "env", "groups", "hold", "host_root",
-        "hostname", "idmap", "init", "join", "mounts", "namespaces", "nice", "oom_score_adj", "over", "owns_all_ids",
-        "pass_fds", "rlimits", "root", "security", "session", "tty", "umask", "user",
+        "hostname", "idmap", "init", "join", "mounts", "namespaces", "nice", "oom_score_adj", "over", "over_root", "owns_all_ids",
+        "pass_fds", "rlimits", "root", "security", "session", "supervisor", "tty",
+        "umask", "user",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +70,7 @@ class Launch:
         cgroup: HasFileno | Sequence[HasFileno] | None = None,
         mounts: Iterable[Mount] = (),
         security: Security | None = None,
+        supervisor: Supervisor | None = None,
         env: Mapping[str, str | None] | None = None,
         cwd: StrPath | None = None,
         user: int | str | None = None,
@@ -85,11 +90,12 @@ class Launch:
         hold: bool = False,
         join: Sequence[tuple[str, int]] = (),
         over: Sequence[Mount] = (),
+        over_root: Root | None = None,
         host_root: bool = True,
     ) -> None:
         """Beside the options of Process: ``hold`` waits instead of running a program; ``join`` are a
-        sandbox's namespaces, (kind, descriptor) with the user namespace first, and ``proc`` the /proc that the joiner
-        gets for its own pid namespace.
+        sandbox's namespaces, (kind, descriptor) with the user namespace first, and ``over`` and ``over_root`` its mounts
+        and its root.
         """
         self.args = () if hold else _args(args)
         self.root = root
@@ -98,13 +104,14 @@ class Launch:
         self.cgroup = cgroup
         self.mounts = tuple(mounts)
         self.security = security if security is not None else Security.unconfined_as_the_caller()
+        self.supervisor = supervisor
         self.env, self.cwd, self.user, self.groups = env, cwd, user, tuple(groups)
         self.tty, self.pass_fds = tty, pass_fds
         self.rlimits, self.umask = rlimits or {}, umask
         self.hostname, self.domainname, self.session = hostname, domainname, session
         self.nice, self.affinity, self.oom_score_adj = nice, affinity, oom_score_adj
         self.cpu_seconds, self.hold = cpu_seconds, hold
-        self.join, self.over, self.host_root = join, over, host_root
+        self.join, self.over, self.over_root, self.host_root = join, over, over_root, host_root
         self.init = self.namespaces.new("pid") if init is None else init
         # Asked once for all of a start: it takes a system call that is slow for what it is.
         self.owns_all_ids = self.namespaces is not _HOST_NAMESPACES and owns_all_ids()
@@ -143,10 +150,12 @@ class Launch:
             return IdRange.allocate(checked=True)
         return None
 
-    def make_directory(self) -> TemporaryTree | None:
-        """The directory of an ephemeral layer on disk; the process then owns it."""
-        if not (is_overlay(self.root) and self.root.needs_directory):
+    def take_upper(self) -> TemporaryTree | Fd | None:
+        """The directory of an ephemeral layer on disk, or the lock of one that was given; the process then owns it."""
+        if not is_overlay(self.root):
             return None
+        if not self.root.needs_directory:
+            return self.root.lock_upper()
         if isinstance(self.idmap, IdMap) and self.idmap.tool and not self.owns_all_ids:
             raise Unsupported(
                 "ephemeral='disk' with IdMap.subordinate(): what its ids leave on disk, this user cannot delete; use "
@@ -160,8 +169,8 @@ class Launch:
 _HOST_NAMESPACES = Namespaces()
 
 
-def compile_launch(launch: Launch, ids: IdRange | None, directory: TemporaryTree | None = None) -> Plan:
-    """The plan of a launch. ``ids`` is what allocate_ids() gave, ``directory`` what make_directory() gave.
+def compile_launch(launch: Launch, ids: IdRange | None, upper: TemporaryTree | Fd | None = None) -> Plan:
+    """The plan of a launch. ``ids`` is what allocate_ids() gave, ``upper`` what take_upper() gave.
 
     The caller closes the plan when the start is over.
     """
@@ -200,7 +209,8 @@ def compile_launch(launch: Launch, ids: IdRange | None, directory: TemporaryTree
         if ns.new("mnt"):
             receives = not outside and any(mount.receives_mounts for mount in launch.mounts)
             plan.add(_SLAVE if launch.join or receives else _PRIVATE)
-        _compile_mounts(build, launch, directory)
+        walls.user_settings(plan, launch)
+        _compile_mounts(build, launch, upper)
         _after_root(plan, launch)
         _credentials(plan, launch, idmap)
         if not launch.hold:
@@ -268,7 +278,7 @@ def joins_user(launch: Launch) -> bool:
     return bool(launch.join) or not isinstance(launch.namespaces.user, str)
 
 
-def _compile_mounts(build: Build, launch: Launch, directory: TemporaryTree | None) -> None:
+def _compile_mounts(build: Build, launch: Launch, upper: TemporaryTree | Fd | None) -> None:
     for mount in launch.over:
         mount.compile_over(build)
     if launch.over and launch.tty and has_dev(launch):
@@ -278,8 +288,8 @@ def _compile_mounts(build: Build, launch: Launch, directory: TemporaryTree | Non
         return
     ns = launch.namespaces
     root = launch.root
-    if directory is not None and is_overlay(root):
-        root = root.on_disk(directory)
+    if is_overlay(root) and root.needs_directory:
+        root = root.on_disk(upper)  # type: ignore[arg-type]  take_upper() made it a directory
     room = sum(mount.room for mount in launch.mounts)
     read_only = compile_root(build, root, userxattr=not ns_is_host(ns.user), net_host=ns.net == "host", room=room)
     for mount in launch.mounts:
@@ -296,6 +306,7 @@ def _complete_namespaces(build: Build, launch: Launch) -> None:
     """While the caller's /proc is still there."""
     ns = launch.namespaces
     build.need_network()
+    walls.namespace_settings(build.plan, launch)
     if launch.hold:
         kinds = [kind for kind, which in ns.items() if which == "new"]
         flags = sum(calls.CLONE_FLAGS[kind] for kind in kinds)
@@ -370,6 +381,8 @@ def _is_name(text: str) -> bool:
 
 def _credentials(plan: Plan, launch: Launch, idmap: IdMap | IdRange | None) -> None:
     security = launch.security
+    if security.session_keyring:
+        plan.add(walls.KEYRING)
     flags = p.NNP if security.no_new_privs else 0
     keep = 0
     if security.capabilities is not None:
@@ -468,7 +481,9 @@ _CLOSE_FDS = Op(Code.FDS, Stage.PROGRAM, "close every descriptor but 0, 1 and 2"
 def _program(plan: Plan, launch: Launch) -> None:
     if launch.session or launch.tty:
         plan.add(_SESSION_TTY if launch.tty else _SESSION)
+    walls.label(plan, launch)
     plan.add(_umask_op(launch.umask), _fds_op(plan, launch.pass_fds))
+    walls.confine(plan, launch)
     for name, value in launch.rlimits.items():
         plan.add(_rlimit_op(name, *(value if isinstance(value, tuple) else (value, value))))
     cwd = b"/" + inside_path(launch.cwd, "cwd") if launch.cwd is not None else b"/"
@@ -476,14 +491,26 @@ def _program(plan: Plan, launch: Launch) -> None:
         plan.add(_chdir_op(cwd))
     else:
         plan.add(_chdir_op(os.fsencode(os.getcwd())))
+    walls.switches(plan, launch)
     if launch.security.seccomp is not None:
-        plan.add(_seccomp_op(launch.security.seccomp))
+        plan.add(_seccomp_op(launch.security.seccomp, launch.supervisor is not None))
+    elif launch.supervisor is not None:
+        raise InvalidValue(_NOTHING_TO_SUPERVISE)
     plan.add(_exec_op(launch.args, environment(launch)))
 
 
+_NOTHING_TO_SUPERVISE = (
+    "supervisor= needs a policy that leaves it something to decide: Security(seccomp=Seccomp.strict().notify(...))"
+)
+
+
 @cache
-def _seccomp_op(policy: Seccomp) -> Op:
+def _seccomp_op(policy: Seccomp, supervised: bool) -> Op:
     """The last thing before exec, so that the filter need not allow what the set-up does."""
+    if policy.notifies and not supervised:
+        raise InvalidValue("this seccomp policy leaves calls to a supervisor (notify): give supervisor=")
+    if supervised and not policy.notifies:
+        raise InvalidValue(_NOTHING_TO_SUPERVISE)
     program = policy.program()
     words = f"load the system call filter ({len(program) // 8} instructions)"
     return Op(Code.SECCOMP, Stage.PROGRAM, words, program, a=policy.flags)

@@ -17,6 +17,7 @@ from .namespace import Namespace
 from .namespaces import Namespaces
 from .process import Stream
 from .security import Security
+from .security.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from .rootfs import Root
@@ -36,6 +37,7 @@ class SandboxOptions(TypedDict, total=False):
     network: Literal["none", "host"] | Namespace
     limits: Limits
     security: Security
+    supervisor: Supervisor | None
     idmap: IdMap | IdRange | None
 
 
@@ -77,6 +79,7 @@ class LaunchOptions(TypedDict, total=False):
     cgroup: HasFileno | Sequence[HasFileno] | None
     mounts: Iterable[Mount]
     security: Security | None
+    supervisor: Supervisor | None
     env: Mapping[str, str | None] | None
     cwd: StrPath | None
     user: int | str | None

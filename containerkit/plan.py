@@ -11,9 +11,13 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 from .errors import InvalidValue
 from .kernel.calls import CLONE_FLAGS
+
+if TYPE_CHECKING:
+    from .security.supervision import Supervision
 
 MAGIC = 0x4C504B43
 VERSION = 1
@@ -154,7 +158,7 @@ class Plan:
     Operations may be added in any order of stages; within a stage they run in the order in which they were added.
     """
 
-    __slots__ = ("_next_slot", "cgroup_fd", "clone_flags", "fds", "hop", "mode", "ops", "owned")
+    __slots__ = ("_next_slot", "cgroup_fd", "clone_flags", "fds", "hop", "mode", "ops", "owned", "supervision")
 
     def __init__(self, mode: Mode, clone_flags: int = 0) -> None:
         self.mode = mode
@@ -165,6 +169,7 @@ class Plan:
         self.fds: list[int] = []  # ours; number FD_FIRST + index in the helper
         self.owned: list[int] = []  # those of them that were opened for this plan alone
         self._next_slot = FIRST_FREE_SLOT
+        self.supervision: Supervision | None = None  # takes the listener of a filter that has one
 
     def add(self, *ops: Op) -> None:
         self.ops.extend(ops)

@@ -18,9 +18,11 @@ from .launch import Arg, HasFileno, Launch, check_stream, compile_launch, has_de
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from .kernel.fd import Fd
     from .kernel.tree import TemporaryTree
     from .options import LaunchOptions
     from .plan import Op
+    from .security.supervision import Supervision
     from .timeline import Timeline
 
     Record = tuple[Sequence[Op], bytes, int, Sequence[tuple[str, int]]]
@@ -68,6 +70,7 @@ class Process:
         cgroup: a handle (``fileno()``) of a cgroup directory to start in, or one for each v1 hierarchy.
         mounts: Bind, Tmpfs, Proc, Sysfs, Dev and File values, mounted in this order.
         security: a Security value; the caller's privileges by default.
+        supervisor: a Supervisor, who answers the calls that the policy of ``security`` leaves to it.
         cwd: an absolute path inside the root; "/" by default, or the caller's directory when the root is the caller's.
         groups: supplementary group ids.
         tty: a terminal for the three standard streams: True, or (rows, columns). Its other end is :attr:`terminal`.
@@ -134,7 +137,8 @@ class Process:
         self._lock = allocate_lock()
         self._exit: spawn.Exit | None = None
         self._ids: IdRange | None = None
-        self._directory: TemporaryTree | None = None
+        self._upper: TemporaryTree | Fd | None = None
+        self._supervision: Supervision | None = None
         self._started = spawn.Started()  # nothing yet: as when it is closed
         self._pid = 0
         self.stdin = self.stdout = self.stderr = None
@@ -144,10 +148,12 @@ class Process:
         try:
             self._ids = launch.allocate_ids()
             streams.open(stdin, stdout, stderr, host_tty=not has_dev(launch) and launch.tty)
-            self._directory = launch.make_directory()
-            plan = compile_launch(launch, self._ids, self._directory)
+            self._upper = launch.take_upper()
+            plan = compile_launch(launch, self._ids, self._upper)
             try:
                 self._ops = plan.ops
+                if launch.supervisor is not None:
+                    self._supervision = plan.supervision = launch.supervisor._supervise()
                 self._marks = [("called", begin), ("compiled", time.monotonic_ns())]
                 return spawn.Starting(plan, streams.theirs)
             finally:
@@ -159,13 +165,18 @@ class Process:
     def _give_up(self, starting: spawn.Starting | None) -> None:
         if starting is not None:
             starting.abandon()
+        self._end_supervision()
         self._streams.close_theirs()
         self._streams.close_ours()
         self._give_back()
 
+    def _end_supervision(self) -> None:
+        if self._supervision is not None:
+            self._supervision.close()
+
     def _give_back(self) -> None:
         """What was taken for the life of the process. Idempotent."""
-        for taken in (self._ids, self._directory):
+        for taken in (self._ids, self._upper):
             if taken is not None:
                 taken.close()
 
@@ -318,6 +329,7 @@ class Process:
         if self._maker == os.getpid() and started.first >= 0 and self._exit is None:
             self.kill()
             self._try_wait(None)
+        self._end_supervision()
         # After the kill: closing stdin writes what is still in its buffer, and a full pipe without a reader would wait.
         for stream in (self.stdin, self.stdout, self.stderr):
             if stream is not None:
@@ -360,16 +372,16 @@ class Process:
 
 def explain_launch(launch: Launch) -> str:
     ids = launch.allocate_ids()
-    directory = None
+    upper = None
     try:
-        directory = launch.make_directory()
-        plan = compile_launch(launch, ids, directory)
+        upper = launch.take_upper()
+        plan = compile_launch(launch, ids, upper)
         try:
             return plan.explain()
         finally:
             plan.close()
     finally:
-        for taken in (ids, directory):
+        for taken in (ids, upper):
             if taken is not None:
                 taken.close()
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .namespace import Namespace
     from .options import JoinRunOptions, RunOptions, SandboxOptions
     from .overlayfs import OverlayFS
+    from .security.supervisor import Supervisor
     from .timeline import Timeline
 
 __all__ = ["Sandbox", "explain", "run"]
@@ -65,6 +66,7 @@ def run(
     network: Literal["none", "host"] | Namespace = "none",
     limits: Limits = _LIMITS,
     security: Security = _STRICT,
+    supervisor: Supervisor | None = None,
     idmap: IdMap | IdRange | None = None,
     timeout: float | None = None,
     grace: float = GRACE,
@@ -90,6 +92,7 @@ def run(
         cwd: where it starts; "/" or, with the host's programs, the private home.
         user: an id, a name in the root, or "user:group"; id 0, which has no rights outside, by default.
         network: "none" (loopback only), "host", or a network Namespace to join.
+        supervisor: who answers the system calls that the policy of ``security`` leaves to it.
         timeout: wall-clock seconds; then SIGTERM, ``grace`` seconds, SIGKILL for everything. It does not raise: the
             outcome is ``timeout``.
         input: what to write to its standard input; otherwise ``stdin``, which is empty by default.
@@ -100,7 +103,7 @@ def run(
     Raises:
         SpawnError: it could not be started; the message names the step and what to do.
     """
-    launch = _launch(args, rootfs, mounts, env, cwd, user, hostname, network, limits, security, idmap)
+    launch = _launch(args, rootfs, mounts, env, cwd, user, hostname, network, limits, security, supervisor, idmap)
     return _run(launch, limits, timeout, grace, input, stdin, text, capture_output, check, start_timeout)
 
 
@@ -112,7 +115,7 @@ def explain(args: Sequence[Arg], **options: Unpack[RunOptions]) -> str:
 
 _DEFAULTS: dict[str, Any] = {
     "rootfs": None, "mounts": (), "env": None, "cwd": None, "user": None, "hostname": "sandbox", "network": "none",
-    "limits": _LIMITS, "security": _STRICT, "idmap": None,
+    "limits": _LIMITS, "security": _STRICT, "supervisor": None, "idmap": None,
 }  # fmt: skip
 _CONVERSE = frozenset({"timeout", "grace", "input", "stdin", "text", "capture_output", "check", "start_timeout"})
 
@@ -128,6 +131,7 @@ def _launch(
     network: Any,
     limits: Limits,
     security: Security,
+    supervisor: Supervisor | None,
     idmap: IdMap | IdRange | None,
     **more: Any,
 ) -> Launch:
@@ -148,6 +152,7 @@ def _launch(
         idmap=idmap,
         mounts=(*standard, *mounts),
         security=security,
+        supervisor=supervisor,
         env=env,
         cwd=cwd,
         user=user,
@@ -382,10 +387,11 @@ class Sandbox:
         network: Literal["none", "host"] | Namespace = "none",
         limits: Limits = _LIMITS,
         security: Security = _STRICT,
+        supervisor: Supervisor | None = None,
         idmap: IdMap | IdRange | None = None,
         start_timeout: float = 30.0,
     ) -> None:
-        launch = self._set_up(rootfs, mounts, env, cwd, user, hostname, network, limits, security, idmap)
+        launch = self._set_up(rootfs, mounts, env, cwd, user, hostname, network, limits, security, supervisor, idmap)
         self._init = Process._from_launch(
             launch, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, start_timeout=start_timeout
         )
@@ -412,12 +418,16 @@ class Sandbox:
         network: Any,
         limits: Limits,
         security: Security,
+        supervisor: Supervisor | None,
         idmap: IdMap | IdRange | None,
     ) -> Launch:
+        self._supervisor = supervisor
         self._limits, self._security, self._user, self._cwd = limits, security, user, cwd
         self._env = dict(env or {})
         self._joined: list[Process] = []
-        launch = _launch((), rootfs, mounts, None, None, user, hostname, network, limits, security, idmap, hold=True)
+        launch = _launch(
+            (), rootfs, mounts, None, None, user, hostname, network, limits, security, None, idmap, hold=True
+        )
         self._root = launch.root
         self._host_root = launch.maps_host_root
         self._kinds = [kind for kind, which in launch.namespaces.items() if which == "new"]
@@ -507,9 +517,11 @@ class Sandbox:
             args,
             join=self._join_fds(),
             over=self._mounts,
+            over_root=self._root,
             host_root=self._host_root,
             namespaces=self._nested,
             security=self._security,
+            supervisor=self._supervisor,
             env=merged,
             cwd=cwd,
             user=user,

@@ -21,7 +21,7 @@ from .plan import Code, Mode, Plan
 __all__ = ["Exit", "Started", "Starting", "start"]
 
 _MESSAGE = struct.Struct("=IIiiiiiIIIQQQQQQQQQQQ")
-_CLONED, _FAILED, _STARTED, _HOPPED, _EXITED = 1, 2, 3, 4, 5
+_CLONED, _FAILED, _STARTED, _HOPPED, _EXITED, _LISTENER = 1, 2, 3, 4, 5, 7
 _BUFFER = _MESSAGE.size + 4096 * 8
 _NO_FDS = [-1] * 16
 _NOT_AN_OPERATION = 0xFFFFFFFF
@@ -206,6 +206,10 @@ class Starting:
             started.first, started.first_pid = fds[0], pid
         elif kind == _HOPPED:
             started.hopped = fds[0]
+        elif kind == _LISTENER:
+            # Now, not when the program runs: its very exec may be a call that waits for an answer.
+            assert self._plan.supervision is not None  # noqa: S101  the policy was refused without a supervisor
+            self._plan.supervision.attach(fds[0])
         elif kind == _STARTED:
             started.times, started.t0 = detail, t0
             if self._plan.mode is Mode.INIT:

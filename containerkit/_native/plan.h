@@ -136,7 +136,7 @@ enum ck_msg_kind {
     CK_MSG_HOPPED,     /* a second helper goes on: pidfd attached */
     CK_MSG_EXITED,     /* from PID 1: wait status, usage of everything it reaped */
     CK_MSG_COMPLETE,   /* ATTEST: one byte back lets it go on */
-    CK_MSG_LISTENER,   /* attached: where a supervisor of system calls listens; it comes before the program runs */
+    CK_MSG_LISTENER = 7, /* attached: where a supervisor of system calls listens; it comes before the program runs */
 };
 
 /* SECCOMP: flags of seccomp(2) that mean more than a flag to us. */

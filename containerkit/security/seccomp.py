@@ -29,7 +29,7 @@ __all__ = ["Action", "Arg", "Rule", "Seccomp"]
 
 ARCHITECTURES = ("x86_64", "aarch64")
 
-FLAG_LOG, FLAG_SPEC_ALLOW, FLAG_NEW_LISTENER = 2, 4, 8
+FLAG_LOG, FLAG_SPEC_ALLOW, FLAG_NEW_LISTENER, FLAG_WAIT_KILLABLE = 2, 4, 8, 32
 
 _U64 = (1 << 64) - 1
 
@@ -214,7 +214,7 @@ class Seccomp(Value):
         return self.rule(Action.KILL, *names, where=where)
 
     def notify(self, *names: str, where: Arg | Iterable[Arg] = ()) -> Seccomp:
-        """A supervisor decides about these calls (seccomp_unotify(2))."""
+        """A :class:`Supervisor` decides about these calls (seccomp_unotify(2))."""
         return self.rule(Action.NOTIFY, *names, where=where)
 
     # ---- for the kernel
@@ -240,9 +240,16 @@ class Seccomp(Value):
         """For seccomp(2), with SECCOMP_SET_MODE_FILTER.
 
         SPEC_ALLOW: without it, Linux before 5.16 slows all of the program against a leak between its own threads.
+        WAIT_KILLABLE_RECV: once a supervisor has a call, only a fatal signal interrupts it (Linux 5.19; the helper does
+        without it on an older kernel, where a call that a signal interrupts comes twice).
         """
-        listener = FLAG_NEW_LISTENER if Action.NOTIFY in (self.default, *(rule.action for rule in self.rules)) else 0
+        listener = FLAG_NEW_LISTENER | FLAG_WAIT_KILLABLE if self.notifies else 0
         return FLAG_SPEC_ALLOW | (FLAG_LOG if self.log else 0) | listener
+
+    @property
+    def notifies(self) -> bool:
+        """Whether a supervisor decides about some calls: a process with this policy needs ``supervisor=``."""
+        return Action.NOTIFY in (self.default, *(rule.action for rule in self.rules))
 
     # ---- for people
 
