@@ -225,6 +225,10 @@ def _tree(op: Op, err: int, path: bytes | None, detail: bytes) -> str | None:
         return (
             "a MountTree is used up by the start that gets it: this one is attached already; make another, or a copy()"
         )
+    if err == _E.EINVAL and op.flags & IDMAP and path == b"/":
+        return (
+            "the host's own root holds file systems that take no id map (proc, sysfs): rootfs=None gives its programs"
+        )
     if err == _E.EINVAL and op.flags & IDMAP:
         return "this file system, or one mounted below the path, does not support idmapped mounts: pass idmap=False"
     return None

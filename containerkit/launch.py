@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -27,6 +27,8 @@ from .rootfs import HOST, compile_root
 from .security import Security
 
 if TYPE_CHECKING:
+    from .cgroup.cgroup import Cgroup
+    from .cgroup.start import Bounds
     from .kernel.fd import Fd
     from .kernel.tree import TemporaryTree
     from .rootfs import Root
@@ -54,7 +56,7 @@ class Launch:
     """Everything about a process but its standard streams, checked. One value for Process, run, Sandbox and aio."""
 
     __slots__ = (
-        "affinity", "args", "cgroup", "cpu_seconds", "cwd", "domainname", "env", "groups", "hold", "host_root",
+        "affinity", "args", "bounds", "cgroup", "cpu_seconds", "cwd", "domainname", "env", "groups", "hold", "host_root",
         "hostname", "idmap", "init", "join", "mounts", "namespaces", "nice", "oom_score_adj", "over", "over_root", "owns_all_ids",
         "pass_fds", "rlimits", "root", "security", "session", "supervisor", "tty",
         "umask", "user",
@@ -67,7 +69,7 @@ class Launch:
         root: Root | None = None,
         namespaces: Namespaces | None = None,
         idmap: IdMap | IdRange | None = None,
-        cgroup: HasFileno | Sequence[HasFileno] | None = None,
+        cgroup: Cgroup | Bounds | HasFileno | Sequence[HasFileno] | None = None,
         mounts: Iterable[Mount] = (),
         security: Security | None = None,
         supervisor: Supervisor | None = None,
@@ -92,16 +94,17 @@ class Launch:
         over: Sequence[Mount] = (),
         over_root: Root | None = None,
         host_root: bool = True,
+        bounds: Callable[[], Bounds] | None = None,
     ) -> None:
         """Beside the options of Process: ``hold`` waits instead of running a program; ``join`` are a
         sandbox's namespaces, (kind, descriptor) with the user namespace first, and ``over`` and ``over_root`` its mounts
-        and its root.
+        and its root; ``bounds`` makes the control group that its limits need.
         """
         self.args = () if hold else _args(args)
         self.root = root
         self.namespaces = namespaces if namespaces is not None else _HOST_NAMESPACES
         self.idmap = idmap
-        self.cgroup = cgroup
+        self.cgroup, self.bounds = cgroup, bounds
         self.mounts = tuple(mounts)
         self.security = security if security is not None else Security.unconfined_as_the_caller()
         self.supervisor = supervisor
@@ -169,8 +172,11 @@ class Launch:
 _HOST_NAMESPACES = Namespaces()
 
 
-def compile_launch(launch: Launch, ids: IdRange | None, upper: TemporaryTree | Fd | None = None) -> Plan:
-    """The plan of a launch. ``ids`` is what allocate_ids() gave, ``upper`` what take_upper() gave.
+def compile_launch(
+    launch: Launch, ids: IdRange | None, upper: TemporaryTree | Fd | None = None, bounds: Bounds | None = None
+) -> Plan:
+    """The plan of a launch. ``ids`` is what allocate_ids() gave, ``upper`` what take_upper() gave, ``bounds`` what
+    ``launch.bounds`` made.
 
     The caller closes the plan when the start is over.
     """
@@ -193,6 +199,11 @@ def compile_launch(launch: Launch, ids: IdRange | None, upper: TemporaryTree | F
     )
     try:
         _before(plan, launch)
+        cgroup = bounds or launch.cgroup
+        if cgroup is not None:
+            from .cgroup.join import join
+
+            join(plan, cgroup)
         ns.compile(plan, root_caller=outside, beside=True)
         for kind, fd in launch.join:
             plan.add(
@@ -245,23 +256,6 @@ def _before(plan: Plan, launch: Launch) -> None:
             raise InvalidValue(f"affinity {cpus!r} must name processors, from 0")
         mask = sum(1 << cpu for cpu in cpus).to_bytes(cpus[-1] // 64 * 8 + 8, "little")
         plan.add(Op(Code.AFFINITY, Stage.JOIN, f"run on processors {cpus}", mask))
-    if launch.cgroup is not None:
-        _join_cgroup(plan, launch.cgroup)
-
-
-def _join_cgroup(plan: Plan, cgroup: Any) -> None:
-    """A cgroup v2 directory is entered by clone3 itself; a v1 directory by a write of the first process."""
-    for handle in cgroup if isinstance(cgroup, (list, tuple)) else [cgroup]:
-        fd = handle.fileno()
-        magic = calls.fs_magic(fd)
-        if magic == 0x63677270:
-            plan.cgroup_fd = plan.fd(fd)
-        elif magic == 0x27E0EB:
-            tasks = os.open("tasks", os.O_WRONLY | os.O_CLOEXEC, dir_fd=fd)
-            plan.add(Op(Code.CGROUP1, Stage.EARLY, "enter the cgroup (v1)", fd=plan.fd(tasks)))
-            plan.owned.append(tasks)
-        else:
-            raise InvalidValue(f"cgroup={handle!r} is not a directory of a cgroup file system")
 
 
 def _identity(plan: Plan, launch: Launch, idmap: IdMap | IdRange | None) -> None:
@@ -496,6 +490,8 @@ def _program(plan: Plan, launch: Launch) -> None:
         plan.add(_seccomp_op(launch.security.seccomp, launch.supervisor is not None))
     elif launch.supervisor is not None:
         raise InvalidValue(_NOTHING_TO_SUPERVISE)
+    if launch.security.attest:
+        walls.attest(plan, launch, *parse_user(launch.user))
     plan.add(_exec_op(launch.args, environment(launch)))
 
 

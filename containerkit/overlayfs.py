@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 from functools import cache
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -11,6 +13,7 @@ from .build import NODEV, NOSUID, RDONLY, Build, keep
 from .errors import InvalidValue, SyscallError, Unsupported, syscall_error
 from .kernel import calls
 from .kernel.calls import StrPath
+from .kernel.fd import Fd
 from .mounttree import MountTree, make_fs
 from .plan import Code, Op, Stage
 from .units import size as parse_size
@@ -86,6 +89,27 @@ class OverlayFS(Value):
 
         return attrs.evolve(self, upper=upper, work=work, volatile=True)
 
+    def lock_upper(self) -> Fd | None:
+        """Keep others from the upper layer while the handle is open (flock(2)); None for an ephemeral one.
+
+        Two overlays with one upper layer are undefined behaviour, and the kernel does not refuse them. Raises Busy.
+        """
+        if self.upper is None:
+            return None
+        path = os.fsdecode(self._places()[0])
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise syscall_error(error.errno or 0, "open", path, "the upper layer of an overlay") from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(fd)
+            hint = "another sandbox has this upper layer: give each its own, or let them run one after the other"
+            number = errno.EBUSY if error.errno == errno.EWOULDBLOCK else error.errno
+            raise syscall_error(number or 0, "flock", path, hint) from None
+        return Fd(fd)
+
     def compile_root(self, build: Build, *, userxattr: bool) -> None:
         """Add the operations that make it, on the workbench, as the root."""
         if self.needs_directory:
@@ -99,12 +123,17 @@ class OverlayFS(Value):
         volatile = self.volatile or self.upper is None
         build.plan.add(*_overlay_ops(tuple(names), upper, work, volatile, userxattr))
 
-    def _attach_upper(self, build: Build) -> tuple[bytes, bytes]:
-        """Upper and work must be in one mount (fs/overlayfs/super.c), so their common parent is taken."""
+    def _places(self) -> tuple[bytes, bytes, bytes]:
+        """The paths of upper, work, and the directory that holds both."""
         upper, work = (os.path.abspath(calls.encode(path)) for path in (self.upper, self.work))  # type: ignore[arg-type]
         parent = os.path.commonpath([upper, work])
         if parent in (upper, work):
             raise InvalidValue(f"upper {self.upper!r} and work {self.work!r} must not contain each other")
+        return upper, work, parent
+
+    def _attach_upper(self, build: Build) -> tuple[bytes, bytes]:
+        """Upper and work must be in one mount (fs/overlayfs/super.c), so their common parent is taken."""
+        upper, work, parent = self._places()
         # What is mounted on one of them would not be in the clone: changes would go to what it covers.
         if len({calls.mount_id(path) for path in (parent, upper, work)}) > 1:
             raise InvalidValue(
@@ -180,6 +209,8 @@ def _mount(options: list[tuple[str, bytes | int]], *, volatile: bool, attrs: int
                 calls.fsconfig_string(fs, key, value)
             except SyscallError as error:
                 raise syscall_error(error.errno or 0, "fsconfig", os.fsdecode(value), f"overlayfs, {key}") from None
+        for key, word in zip(_NO_REDIRECTS[::2], _NO_REDIRECTS[1::2], strict=True):
+            calls.fsconfig_string(fs, key.decode(), word)
         if volatile and any(key == "upperdir" for key, _ in options):
             calls.fsconfig_flag(fs, "volatile")
         try:
@@ -248,6 +279,10 @@ def _common_parent(layers: tuple[StrPath | MountTree, ...]) -> bytes | None:
     return parent if len(mounts) == 1 else None
 
 
+# An attribute of a layer must not show what another layer, or this one, has elsewhere. Kernels are built to follow.
+_NO_REDIRECTS = (b"redirect_dir", b"nofollow", b"metacopy", b"off")
+
+
 @cache
 def _overlay_ops(
     names: tuple[bytes, ...], upper: bytes, work: bytes, volatile: bool, userxattr: bool
@@ -268,7 +303,9 @@ def _overlay_ops(
     if volatile:
         options += (b"volatile", b"")
     if userxattr:
-        options += (b"userxattr", b"")
+        options += (b"userxattr", b"")  # and redirects are not followed
+    else:
+        options += _NO_REDIRECTS
     return (
         Op(Code.FS, Stage.INSIDE, f"make an overlay of {len(names)} layers and an upper one", b"overlay", *options,
            slot=p.SLOT_ROOT, a=NODEV),

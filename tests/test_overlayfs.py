@@ -19,6 +19,7 @@ import pytest
 
 from containerkit import (
     Bind,
+    Busy,
     File,
     IdMap,
     InvalidValue,
@@ -339,6 +340,25 @@ def test_an_upper_layer_that_cannot_be_one_is_refused_with_the_kernels_words(
         check=False,
     )
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.both
+def test_two_sandboxes_never_share_an_upper_layer(busybox_root: Path, tmp_path: Path) -> None:
+    for name in ("u", "w"):
+        (tmp_path / name).mkdir()
+    overlay = OverlayFS(busybox_root, tmp_path / "u", tmp_path / "w")
+    with Sandbox(rootfs=overlay):
+        with pytest.raises(Busy, match="another sandbox has this upper layer"):
+            run(["true"], rootfs=overlay)
+        with pytest.raises(Busy):
+            Sandbox(rootfs=overlay)
+    run(["touch", "/later"], rootfs=overlay, check=True)
+    assert (tmp_path / "u/later").exists()
+
+
+def test_the_hosts_whole_root_is_refused_with_what_to_use_instead() -> None:
+    with pytest.raises(SpawnError, match="rootfs=None gives its programs"):
+        run(["true"], rootfs="/")
 
 
 # ---- ephemeral="disk" ------------------------------------------------------------------------------------------------

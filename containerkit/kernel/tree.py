@@ -109,53 +109,100 @@ def _open(parent: int, name: StrPath) -> int:
     return fd
 
 
+_PREFIX = "ck-layer-"
+
+
 class TemporaryTree:
     """A directory of the caller's in ``$TMPDIR``, for the life of one sandbox.
 
     ``close()`` returns at once; a thread deletes the tree, and the interpreter's end waits for it (threads that are not
-    daemons), for at most :data:`SECONDS`. A program that is killed leaves the directory for the system's own cleaning.
+    daemons), for at most :data:`SECONDS`. What a killed program has left is deleted at the same time: a lock on the
+    directory (flock(2)), which ends with the program, tells it from one that is in use.
     """
 
-    __slots__ = ("_maker", "_parent", "path")
+    __slots__ = ("_lock", "_maker", "_parent", "path")
 
     def __init__(self, *names: str) -> None:
         """Make it, with an empty directory for each name."""
-        import tempfile
-
         self._maker = os.getpid()
-        self._parent = -1
-        self.path = os.path.abspath(tempfile.mkdtemp(prefix="ck-"))
+        self._parent = self._lock = -1
+        self.path, self._lock = _make_locked()
         try:
-            self._parent = os.open(os.path.dirname(self.path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._parent = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             for name in names:
-                os.mkdir(os.path.join(self.path, name), 0o755)
+                os.mkdir(name, 0o755, dir_fd=self._lock)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """Delete it, off the caller's path. Idempotent; in a fork of the program the tree is the parent's."""
-        parent, self._parent = self._parent, -1
-        if parent < 0:
-            return
-        if self._maker != os.getpid():
-            os.close(parent)
+        fds = [fd for fd in (self._parent, self._lock) if fd >= 0]
+        self._parent = self._lock = -1
+        if len(fds) < 2 or self._maker != os.getpid():
+            for fd in fds:
+                os.close(fd)
             return
         import threading
 
-        thread = threading.Thread(target=_delete, args=(parent, self.path), name="ck-delete")
+        thread = threading.Thread(target=_delete, args=(*fds, self.path), name="ck-delete")
         try:
             thread.start()
         except RuntimeError:  # the interpreter is ending, or no thread may be added
-            _delete(parent, self.path)
+            _delete(*fds, self.path)
 
 
-def _delete(parent: int, path: str) -> None:
+def _make_locked() -> tuple[str, int]:
+    """A new directory and a descriptor that holds its lock."""
+    import tempfile
+
+    while True:
+        path = os.path.abspath(tempfile.mkdtemp(prefix=_PREFIX))
+        try:
+            fd = os.open(path, _OPEN | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue  # somebody who was clearing up was quicker than we
+        if _try_lock(fd) and os.fstat(fd).st_nlink:
+            return path, fd
+        os.close(fd)
+
+
+def _try_lock(fd: int) -> bool:
+    import fcntl
+
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _delete(parent: int, lock: int, path: str) -> None:
+    """The lock is held to the end: else somebody who clears up would delete it at the same time."""
     try:
         left = remove(parent, os.path.basename(path))
+        with suppress(OSError):
+            _delete_forgotten(parent)
     finally:
+        os.close(lock)
         os.close(parent)
     if left:
         import warnings
 
         warnings.warn(f"{path!r} was not deleted: {len(left)} things in it are in use", ResourceWarning, stacklevel=2)
+
+
+def _delete_forgotten(parent: int) -> None:
+    """What programs of this user have left that were killed before they could delete it."""
+    for name in os.listdir(parent):
+        if not name.startswith(_PREFIX):
+            continue
+        try:
+            fd = os.open(name, _OPEN | os.O_CLOEXEC, dir_fd=parent)
+        except OSError:
+            continue
+        try:
+            if os.fstat(fd).st_uid == os.geteuid() and _try_lock(fd):
+                remove(parent, name)
+        finally:
+            os.close(fd)

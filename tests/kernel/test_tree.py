@@ -263,3 +263,30 @@ def test_what_cannot_be_deleted_is_told(tmp_path: Path) -> None:
         os.rmdir(made.path)
         """
     )
+
+
+@pytest.mark.both
+def test_what_a_killed_program_has_left_is_deleted_with_the_next_one_and_what_is_in_use_is_not(tmp_path: Path) -> None:
+    code = """
+        import os, signal, sys
+        from containerkit.kernel.tree import TemporaryTree
+        tree = TemporaryTree("one")
+        if sys.argv[1] == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        print("ready", flush=True)
+        sys.stdin.read()
+        tree.close()
+        """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([*command, "killed"], env=env, check=False)
+    (forgotten,) = os.listdir(tmp_path)
+    using = subprocess.Popen([*command, "using"], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert using.stdin and using.stdout  # noqa: PT018
+    using.stdout.readline()
+    subprocess.run([*command, "next"], env=env, stdin=subprocess.DEVNULL, check=True, stdout=subprocess.DEVNULL)
+    (left,) = os.listdir(tmp_path)
+    assert left != forgotten
+    using.communicate()
+    assert using.returncode == 0
+    assert os.listdir(tmp_path) == []
