@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from test_device import DEVICES
 
 from containerkit import NotPermitted
-from containerkit.cgroup.devices import assemble, changes, restrict
+from containerkit.cgroup.devices import assemble, changes, lift, restrict
 from containerkit.cgroup.directory import OPEN, Directory
 from containerkit.cgroup.layout import Layout
 from containerkit.device import STANDARD, Device, allow_list
@@ -201,6 +201,29 @@ def test_a_later_list_replaces_the_one_before(group: Group) -> None:
     assert group.tries("/dev/null r", "/dev/zero r") == ["EPERM", "yes"]
     if group.directory.version == 2:
         assert len(bpf.device_programs(group.directory.fileno())) == 1
+
+
+@pytest.mark.root
+def test_a_list_that_is_lifted_is_gone(group: Group) -> None:
+    lift(group.directory)  # there is none yet
+    restrict(group.directory, allow_list(["/dev/null"]))
+    lift(group.directory)
+    assert group.tries("/dev/null rw", "/dev/zero r", f"{os.makedev(1, 3)} m") == ["yes"] * 3
+    if group.directory.version == 2:
+        assert bpf.device_programs(group.directory.fileno()) == []
+
+
+@pytest.mark.root
+def test_a_list_that_is_lifted_leaves_that_of_the_group_above(group: Group) -> None:
+    restrict(group.directory, allow_list(["/dev/null", "/dev/zero"]))
+    child = group.child()
+    try:
+        restrict(child.directory, allow_list(["/dev/null"]))
+        assert child.tries("/dev/null r", "/dev/zero r", "/dev/full r") == ["yes", "EPERM", "EPERM"]
+        lift(child.directory)
+        assert child.tries("/dev/null r", "/dev/zero r", "/dev/full r") == ["yes", "yes", "EPERM"]
+    finally:
+        child.remove()
 
 
 @pytest.mark.root

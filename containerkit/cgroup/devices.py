@@ -13,16 +13,19 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
-from ..device import Device, parse
-from ..errors import NotPermitted, syscall_error
+from ..device import Device, allow_list, parse
+from ..errors import NotFound, NotPermitted, syscall_error
 from ..kernel import bpf
+from ..kernel.fd import Fd
 
 if TYPE_CHECKING:
     from .directory import Directory
 
-__all__ = ["assemble", "restrict"]
+__all__ = ["assemble", "lift", "restrict"]
 
 NAME = b"ck_devices"
 """Of our programs, so that a later list replaces ours and not the one of a service manager."""
@@ -55,6 +58,19 @@ def restrict(directory: Directory, devices: Sequence[Device]) -> None:
         _attach(directory.fileno(), assemble(devices))
     else:
         _write(directory, devices)
+
+
+def lift(directory: Directory) -> None:
+    """Take the list away again: what the groups above may use, this one may.
+
+    On v1 it then has the list of the group above, as that is now. Raises NotPermitted as :func:`restrict` does.
+    """
+    if directory.version == 2:
+        _detach(directory.fileno())
+        return
+    with open("../devices.list", opener=partial(os.open, dir_fd=directory.fileno())) as file:
+        lines = file.read().splitlines()
+    _write(directory, allow_list(lines))
 
 
 # ---- v1 --------------------------------------------------------------------------------------------------------------
@@ -96,30 +112,29 @@ def changes(listing: str, devices: Sequence[Device]) -> Iterator[tuple[str, str]
 
 def _attach(cgroup: int, code: bytes) -> None:
     """The program lives for as long as the cgroup does."""
-    program = bpf.load_device_program(code, NAME)
-    try:
+    with Fd(bpf.load_device_program(code, NAME)) as program:
         ours = _our_program(cgroup)
-        try:
-            bpf.attach_device_program(cgroup, program, instead_of=ours)
-        finally:
-            if ours >= 0:
-                os.close(ours)
-    finally:
-        os.close(program)
+        if ours is None:
+            bpf.attach_device_program(cgroup, program.fileno())
+        else:
+            with ours:
+                bpf.attach_device_program(cgroup, program.fileno(), instead_of=ours.fileno())
 
 
-def _our_program(cgroup: int) -> int:
-    """A descriptor of the program that an earlier call has attached, or -1."""
+def _detach(cgroup: int) -> None:
+    ours = _our_program(cgroup)
+    if ours is not None:
+        with ours:
+            bpf.detach_device_program(cgroup, ours.fileno())
+
+
+def _our_program(cgroup: int) -> Fd | None:
+    """The program that an earlier call has attached."""
     for number in bpf.device_programs(cgroup):
-        program = bpf.open_program(number)
-        try:
-            if bpf.program_name(program) == NAME:
-                found, program = program, -1
-                return found
-        finally:
-            if program >= 0:
-                os.close(program)
-    return -1
+        with suppress(NotFound), Fd(bpf.open_program(number)) as program:  # somebody else's may go at any time
+            if bpf.program_name(program.fileno()) == NAME:
+                return Fd(program.detach())
+    return None
 
 
 def assemble(devices: Sequence[Device]) -> bytes:

@@ -10,7 +10,7 @@ from .._native._ck import ffi, lib
 from .calls import check
 
 # linux/bpf.h: enum bpf_cmd, bpf_prog_type, bpf_attach_type
-_LOAD, _ATTACH, _FD_BY_ID, _INFO_BY_FD, _QUERY = 5, 8, 13, 15, 16
+_LOAD, _ATTACH, _DETACH, _FD_BY_ID, _INFO_BY_FD, _QUERY = 5, 8, 9, 13, 15, 16
 _TYPE_CGROUP_DEVICE = 15
 _ATTACH_CGROUP_DEVICE = 6
 _ALLOW_MULTI, _REPLACE = 2, 4
@@ -44,6 +44,10 @@ def attach_device_program(cgroup: int, program: int, *, instead_of: int = -1) ->
     flags, old = (_ALLOW_MULTI, 0) if instead_of < 0 else (_ALLOW_MULTI | _REPLACE, instead_of)
     attr = _ATTACH_ATTR.pack(cgroup, program, _ATTACH_CGROUP_DEVICE, flags, old)
     _bpf(_ATTACH, bytearray(attr), "attach a device program")
+
+
+def detach_device_program(cgroup: int, program: int) -> None:
+    _bpf(_DETACH, bytearray(_ATTACH_ATTR.pack(cgroup, program, _ATTACH_CGROUP_DEVICE, 0, 0)), "detach a device program")
 
 
 def device_programs(cgroup: int) -> list[int]:
