@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from . import plan as p
 from . import walls
@@ -56,9 +56,9 @@ class Launch:
     """Everything about a process but its standard streams, checked. One value for Process, run, Sandbox and aio."""
 
     __slots__ = (
-        "affinity", "args", "bounds", "cgroup", "cpu_seconds", "cwd", "domainname", "env", "groups", "hold", "host_root",
-        "hostname", "idmap", "init", "join", "mounts", "namespaces", "nice", "oom_score_adj", "over", "over_root", "owns_all_ids",
-        "pass_fds", "rlimits", "root", "security", "session", "supervisor", "tty",
+        "affinity", "args", "bounds", "cgroup", "cpu_seconds", "cwd", "domainname", "env", "groups", "hold",
+        "host_root", "hostname", "idmap", "init", "join", "mounts", "namespaces", "nice", "oom_score_adj", "over",
+        "over_root", "owns_all_ids", "pass_fds", "rlimits", "root", "security", "session", "supervisor", "tty",
         "umask", "user",
     )  # fmt: skip
 
@@ -97,7 +97,7 @@ class Launch:
         bounds: Callable[[], Bounds] | None = None,
     ) -> None:
         """Beside the options of Process: ``hold`` waits instead of running a program; ``join`` are a
-        sandbox's namespaces, (kind, descriptor) with the user namespace first, and ``over`` and ``over_root`` its mounts
+        sandbox's namespaces, (kind, descriptor) with the user namespace first, ``over`` and ``over_root`` its mounts
         and its root; ``bounds`` makes the control group that its limits need.
         """
         self.args = () if hold else _args(args)
@@ -283,7 +283,7 @@ def _compile_mounts(build: Build, launch: Launch, upper: TemporaryTree | Fd | No
     ns = launch.namespaces
     root = launch.root
     if is_overlay(root) and root.needs_directory:
-        root = root.on_disk(upper)  # type: ignore[arg-type]  take_upper() made it a directory
+        root = root.on_disk(cast("TemporaryTree", upper))
     room = sum(mount.room for mount in launch.mounts)
     read_only = compile_root(build, root, userxattr=not ns_is_host(ns.user), net_host=ns.net == "host", room=room)
     for mount in launch.mounts:

@@ -137,19 +137,20 @@ class TemporaryTree:
 
     def close(self) -> None:
         """Delete it, off the caller's path. Idempotent; in a fork of the program the tree is the parent's."""
-        fds = [fd for fd in (self._parent, self._lock) if fd >= 0]
+        parent, lock = self._parent, self._lock
         self._parent = self._lock = -1
-        if len(fds) < 2 or self._maker != os.getpid():
-            for fd in fds:
-                os.close(fd)
+        if parent < 0 or self._maker != os.getpid():
+            for fd in (parent, lock):
+                if fd >= 0:
+                    os.close(fd)
             return
         import threading
 
-        thread = threading.Thread(target=_delete, args=(*fds, self.path), name="ck-delete")
+        thread = threading.Thread(target=_delete, args=(parent, lock, self.path), name="ck-delete")
         try:
             thread.start()
         except RuntimeError:  # the interpreter is ending, or no thread may be added
-            _delete(*fds, self.path)
+            _delete(parent, lock, self.path)
 
 
 def _make_locked() -> tuple[str, int]:
