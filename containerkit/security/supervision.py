@@ -170,21 +170,25 @@ class Supervision:
             return None
         if isinstance(error, BadAddress):
             return Answer.deny(errno.EFAULT)
+        self._tell(call, error)
+        return Answer.deny()
+
+    def _tell(self, call: Call, error: BaseException) -> None:
         try:
             self._supervisor.failed(call, error)
         except Exception as second:
             Supervisor.failed(self._supervisor, call, second)
-        return Answer.deny()
 
     def _answer(self, call: Call, answer: Answer | None) -> None:
-        try:
-            if answer is not None and self._listener == call._listener:
-                with suppress(CallGone):
-                    self._send(call, answer)
-        finally:
-            call._close()
-            if answer is not None:
+        if answer is not None and self._listener == call._listener:
+            with suppress(CallGone):
+                self._send(call, answer)
+        call._close()
+        if answer is not None:
+            try:
                 answer._close()
+            except Exception as error:  # of the handler's file object, or a number that was not open
+                self._tell(call, error)
 
     def _send(self, call: Call, answer: Answer) -> None:
         try:
@@ -192,7 +196,7 @@ class Supervision:
         except CallGone:
             raise
         except Exception as error:  # a descriptor that is closed, a number that the program may not have
-            self._supervisor.failed(call, error)
+            self._tell(call, error)
             Answer.deny()._send(call._listener, call._id)
 
 
