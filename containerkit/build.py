@@ -7,6 +7,7 @@ missing; a link never leads out, and for /proc, /dev and /sys a link on the way 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,17 @@ RDONLY, NOSUID, NODEV, NOEXEC, NOSYMFOLLOW = (
     calls.MOUNT_ATTR_NOEXEC,
     calls.MOUNT_ATTR_NOSYMFOLLOW,
 )
+
+
+def _open(path: bytes) -> tuple[int, int]:
+    """A handle, and what it is of: S_IFDIR, or S_IFREG for all else.
+
+    stat(2) would ask the server of a file system that has one, and wait for as long as that does not answer.
+    """
+    try:
+        return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), stat.S_IFDIR
+    except NotADirectoryError:
+        return os.open(path, os.O_PATH | os.O_CLOEXEC), stat.S_IFREG
 
 
 class Build:
@@ -98,7 +110,7 @@ class Build:
         if not path.startswith(b"/"):
             path = os.path.abspath(path)
         try:
-            fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            fd, mode = _open(path)
         except OSError as error:
             raise syscall_error(
                 error.errno or 0, "open", os.fsdecode(path), f"the source of a mount: {words}"
@@ -110,7 +122,7 @@ class Build:
         if flags & p.IDMAP:
             words += ", ids mapped"
         self.take(Op(Code.TREE, stage, words, path, flags=flags, fd=self.plan.fd(fd), slot=slot, a=attr, b=propagation))
-        return os.fstat(fd).st_mode
+        return mode
 
     def need_network(self) -> None:
         """The first process in its network namespace, which the helper makes meanwhile: as late as can be."""
@@ -221,6 +233,11 @@ class Mount:
     """Whether mounts that the host makes later are to appear below it."""
     has_dev = False
     """Whether it brings a terminal file system (the slot SLOT_PTS)."""
+    target = b""
+    grants = ""
+    """What Landlock is to allow at its target beside reading and executing, by the names of its rights."""
+    options: frozenset[str] = frozenset()
+    """What mountinfo must say of it (proc_pid_mountinfo(5))."""
 
     def compile(self, build: Build) -> None:
         """Add its operations to a plan under construction."""

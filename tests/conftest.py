@@ -12,7 +12,7 @@ from typing import Protocol
 import ordinary_user
 import pytest
 
-pytest_plugins = ["shared", "leaks", "callers", "mounted"]
+pytest_plugins = ["shared", "leaks", "callers", "mounted", "attack.plugin"]
 
 
 @pytest.fixture(scope="session")
