@@ -18,6 +18,7 @@ from .launch import Arg, HasFileno, Launch, check_stream, compile_launch, has_de
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from .cgroup.start import Bounds
     from .kernel.fd import Fd
     from .kernel.tree import TemporaryTree
     from .options import LaunchOptions
@@ -67,7 +68,7 @@ class Process:
         namespaces: a Namespaces value; none by default.
         idmap: an IdMap or IdRange for a new user namespace; by default a range of its own for root, and the caller's id
             alone otherwise.
-        cgroup: a handle (``fileno()``) of a cgroup directory to start in, or one for each v1 hierarchy.
+        cgroup: a Cgroup to start in, or handles (``fileno()``) of cgroup directories, one for each hierarchy.
         mounts: Bind, Tmpfs, Proc, Sysfs, Dev and File values, mounted in this order.
         security: a Security value; the caller's privileges by default.
         supervisor: a Supervisor, who answers the calls that the policy of ``security`` leaves to it.
@@ -138,6 +139,7 @@ class Process:
         self._exit: spawn.Exit | None = None
         self._ids: IdRange | None = None
         self._upper: TemporaryTree | Fd | None = None
+        self._bounds: Bounds | None = None
         self._supervision: Supervision | None = None
         self._started = spawn.Started()  # nothing yet: as when it is closed
         self._pid = 0
@@ -149,7 +151,9 @@ class Process:
             self._ids = launch.allocate_ids()
             streams.open(stdin, stdout, stderr, host_tty=not has_dev(launch) and launch.tty)
             self._upper = launch.take_upper()
-            plan = compile_launch(launch, self._ids, self._upper)
+            if launch.bounds is not None:
+                self._bounds = launch.bounds()
+            plan = compile_launch(launch, self._ids, self._upper, self._bounds)
             try:
                 self._ops = plan.ops
                 if launch.supervisor is not None:
@@ -169,6 +173,12 @@ class Process:
         self._streams.close_theirs()
         self._streams.close_ours()
         self._give_back()
+        self._unbind()
+
+    def _unbind(self) -> None:
+        """Its control group goes with the handle, not with the end of the process: until then it can be asked."""
+        if self._bounds is not None:
+            self._bounds.close()
 
     def _end_supervision(self) -> None:
         if self._supervision is not None:
@@ -337,6 +347,7 @@ class Process:
                     stream.close()
         self._streams.close_ours()
         self._give_back()
+        self._unbind()
         started.close()
 
     def __enter__(self) -> Self:
@@ -372,16 +383,17 @@ class Process:
 
 def explain_launch(launch: Launch) -> str:
     ids = launch.allocate_ids()
-    upper = None
+    upper = bounds = None
     try:
         upper = launch.take_upper()
-        plan = compile_launch(launch, ids, upper)
+        bounds = launch.bounds() if launch.bounds is not None else None
+        plan = compile_launch(launch, ids, upper, bounds)
         try:
             return plan.explain()
         finally:
             plan.close()
     finally:
-        for taken in (ids, upper):
+        for taken in (ids, upper, bounds):
             if taken is not None:
                 taken.close()
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from . import spawn
 from .build import Mount
 from .capture import Tail, write_some
 from .completed import Completed, Outcome, Usage
-from .errors import ClosedHandle, InvalidValue, Unsupported
+from .errors import ClosedHandle, InvalidValue
 from .idmap import owns_all_ids
 from .launch import Arg, Launch, home
 from .limits import Limits
@@ -24,6 +24,7 @@ from .security import Security
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from .cgroup.start import Bounds
     from .idmap import IdMap, IdRange
     from .kernel.calls import StrPath
     from .mounttree import MountTree
@@ -137,11 +138,8 @@ def _launch(
 ) -> Launch:
     if isinstance(network, str) and network not in ("none", "host"):
         raise InvalidValue(f"network={network!r} must be 'none', 'host', or a network Namespace")
-    if limits.pids_max is not None and idmap is not None and idmap.maps_host_root and owns_all_ids():
-        raise Unsupported(
-            "limits.pids_max does not bind the host's root, whom this idmap lets in (RLIMIT_NPROC, getrlimit(2)): "
-            "use an idmap without id 0 outside, or Limits(pids_max=None)"
-        )
+    # RLIMIT_NPROC does not bind the host's root, where the idmap lets that in (getrlimit(2)): then a group counts.
+    count = limits.pids_max is not None and idmap is not None and idmap.maps_host_root and owns_all_ids()
     root, standard = _root(rootfs, user)
     if cwd is None and root is HOST:
         cwd = home(user)
@@ -159,8 +157,22 @@ def _launch(
         hostname=hostname,
         rlimits=limits.rlimits(),
         cpu_seconds=limits.cpu_seconds,
+        bounds=_bounds(limits, None, hold="hold" in more, count=count),
         **more,
     )
+
+
+def _bounds(limits: Limits, within: Bounds | None, *, hold: bool, count: bool) -> Callable[[], Bounds] | None:
+    """What makes the control group of a start, if its limits need one."""
+    if not (limits.grouped or count):
+        return None
+
+    def make() -> Bounds:
+        from .cgroup.start import Bounds
+
+        return Bounds(limits, within=within, hold=hold, count=count)
+
+    return make
 
 
 _ISOLATED = Namespaces.all()
@@ -527,6 +539,9 @@ class Sandbox:
             user=user,
             rlimits=limits.rlimits(),
             cpu_seconds=limits.cpu_seconds,
+            cgroup=self._init._bounds,
+            # Those of the sandbox are kept for all that is in it together.
+            bounds=None if limits is self._limits else _bounds(limits, self._init._bounds, hold=False, count=False),
             tty=tty,
         )
 

@@ -27,15 +27,18 @@ def find(dirs: Sequence[Directory], controller: str) -> Directory | None:
     return dirs[0] if controller == "cgroup" and dirs else None
 
 
-def apply(dirs: Sequence[Directory], limits: Limits, before: Limits | None = None) -> list[Missing]:
-    """Write them all, and lift what ``before`` had set and ``limits`` has not. Returns what cannot be had here.
+def apply(
+    dirs: Sequence[Directory], limits: Limits, before: Limits | None = None, kept: frozenset[str] = frozenset()
+) -> list[Missing]:
+    """Write them all, and lift what ``before`` had set and ``limits`` has not. Returns what cannot be had here, but for
+    what is ``kept`` by other means.
 
     Raises CgroupUnavailable for what cannot be had, unless ``limits.best_effort``; SyscallError when the kernel
     refuses a value.
     """
     versions = _versions(dirs)
     limits = _located(limits)
-    lacking = [_explained(one, versions) for one in missing(limits, versions)]
+    lacking = [_explained(one, versions) for one in missing(limits, versions) if one.field not in kept]
     if lacking and not limits.best_effort:
         raise refuse(lacking)
     pending = writes(limits, versions)
@@ -49,7 +52,7 @@ def apply(dirs: Sequence[Directory], limits: Limits, before: Limits | None = Non
         if why is not None and not limits.best_effort:
             raise refuse([why])
         lacking += [why] if why is not None else []
-    return lacking + _devices(dirs, limits)
+    return lacking + _devices(dirs, limits, lifting=before is not None and before.devices is not None)
 
 
 def _explained(one: Missing, versions: Mapping[str, int]) -> Missing:
@@ -143,8 +146,8 @@ def _has_swap() -> bool:
 # ---- devices ---------------------------------------------------------------------------------------------------------
 
 
-def _devices(dirs: Sequence[Directory], limits: Limits) -> list[Missing]:
-    if limits.devices is None:
+def _devices(dirs: Sequence[Directory], limits: Limits, *, lifting: bool) -> list[Missing]:
+    if limits.devices is None and not lifting:
         return []
     directory = find(dirs, "devices") or next((one for one in dirs if one.version == 2), None)
     if directory is None:
@@ -152,10 +155,13 @@ def _devices(dirs: Sequence[Directory], limits: Limits) -> list[Missing]:
         if limits.best_effort:
             return [lacking]
         raise refuse([lacking])
-    from .devices import restrict
+    from .devices import lift, restrict
 
     try:
-        restrict(directory, limits.devices)
+        if limits.devices is None:
+            lift(directory)
+        else:
+            restrict(directory, limits.devices)
     except (SyscallError, Unsupported) as error:
         if not limits.best_effort:
             raise

@@ -78,6 +78,8 @@ def _open_base(wanted: frozenset[str]) -> list[Directory]:
             "container around us get one",
             "not mounted",
         )
+    if "devices" in wanted and where.find("devices") is None:
+        wanted |= {CORE}  # v2 has a program in the place of a controller
     found: list[Directory] = []
     try:
         for one in where.hierarchies:

@@ -99,28 +99,45 @@ class Cgroup(Observed):
             CgroupUnavailable: no group, or not these limits, for this user on this machine; its text has the cure.
             Exists: there is one of that name.
         """
-        if name is None:
-            name = f"ck-{os.getpid()}-{os.urandom(6).hex()}"
-        _check_name(name)
         asked = frozenset(DEFAULT_CONTROLLERS if controllers is None else controllers)
-        needed = frozenset() if limits is None else _needs(limits)
-        required = needed if limits is not None and not limits.best_effort else frozenset[str]()
-        if controllers is not None:
-            required |= asked
-        wanted = asked | needed
-        parents = _parents(parent, wanted, manager)
+        needed = _needs(limits)
+        required = (asked if controllers is not None else frozenset()) | (
+            needed if limits is not None and not limits.best_effort else frozenset()
+        )
+        parents = _parents(parent, asked | needed, manager)
         try:
-            self = cls(name, _make_all(parents, name, wanted, required), created=True)
+            self = cls.below(parents, name or new_name(), wanted=asked | needed, required=required, limits=limits)
         finally:
             if parent is None:
                 base.close_all(parents)
+        if delegate is not None:
+            try:
+                for one in self.dirs:
+                    one.delegate(*delegate)
+            except BaseException:
+                self.remove()
+                raise
+        return self
+
+    @classmethod
+    def below(
+        cls,
+        parents: Iterable[Directory],
+        name: str,
+        *,
+        wanted: frozenset[str],
+        required: frozenset[str],
+        limits: Limits | None,
+        kept: frozenset[str] = frozenset(),
+    ) -> Self:
+        """For :meth:`create` and for the start of a process: ``kept`` are limits that something else keeps as well."""
+        _check_name(name)
+        self = cls(name, _make_all(parents, name, wanted, required), created=True)
         try:
             if limits is not None:
-                self.update(limits)
+                self._apply(limits, kept)
             if absent := required - self.controllers - {base.CORE, "devices"}:
                 raise CgroupUnavailable(base.why_absent(min(absent)), "controller")
-            if delegate is not None:
-                self._delegate(*delegate)
         except BaseException:
             self.remove()
             raise
@@ -222,17 +239,16 @@ class Cgroup(Observed):
         value that the kernel refuses; some may have been set by then.
         """
         self.fileno()
-        lacking = apply(self.dirs, limits, self.limits)
+        self._apply(limits)
+
+    def _apply(self, limits: Limits, kept: frozenset[str] = frozenset()) -> None:
+        lacking = apply(self.dirs, limits, self.limits, kept)
         self.limits, self.lacking = limits, {one.field: one.reason for one in lacking}
 
     def set_raw(self, file: str, value: str | int) -> None:
         """Write one of its files as it is."""
         self.fileno()
         set_raw(self.dirs, file, value)
-
-    def _delegate(self, uid: int, gid: int) -> None:
-        for one in self.dirs:
-            one.delegate(uid, gid)
 
     # ---- who is in it ----------------------------------------------------------------------------------------------
 
@@ -344,10 +360,14 @@ def _check_name(name: str) -> None:
         raise InvalidValue(f"{name!r} is not a name of a cgroup: one component of a path, without a leading dot")
 
 
-def _needs(limits: Limits) -> frozenset[str]:
+def new_name() -> str:
+    return f"ck-{os.getpid()}-{os.urandom(6).hex()}"
+
+
+def _needs(limits: Limits | None) -> frozenset[str]:
     from .files import controllers
 
-    return controllers(limits)
+    return frozenset() if limits is None else controllers(limits)
 
 
 def _parents(parent: Cgroup | None, wanted: frozenset[str], manager: Manager) -> list[Directory]:

@@ -39,6 +39,11 @@ class Directory(Fd):
         super().__init__(fd)
         self.controllers, self.version, self.path = controllers, version, path
 
+    @property
+    def hierarchy(self) -> tuple[str, ...]:
+        """What it shares with the directories of its hierarchy: the controllers in v1, nothing in v2."""
+        return self.controllers if self.version == 1 else ()
+
     def open(self, file: str, flags: int = os.O_RDONLY) -> int:
         """Open one of its files; the caller closes the descriptor."""
         if "/" in file or file in ("", ".", ".."):

@@ -222,8 +222,8 @@ ALTERNATIVES = {"io.weight": "io.bfq.weight", "blkio.bfq.weight": "blkio.weight"
 
 
 def controllers(limits: Limits) -> frozenset[str]:
-    """The controllers that these limits need, by v2's names. ``pids_max`` alone is kept without one."""
-    found = {FIELDS[name].controller for name in limits.grouped if name != "raw" and name in FIELDS}
+    """The controllers that these limits need, by v2's names."""
+    found = {FIELDS[name].controller for name in _asked(limits) if name != "raw"}
     found.update(controller_of(file) for file, _ in limits.raw or ())
     if limits.devices is not None:
         found.add("devices")  # of v1; in v2 a program does it, and needs none
