@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ..errors import Unsupported
+from ..errors import CgroupUnavailable
 
 __all__ = ["Hierarchy", "Layout", "parse_cgroup", "parse_mountinfo"]
 
@@ -46,12 +46,13 @@ class Hierarchy(NamedTuple):
         return head if tail == LEAF and len(directory) > len(self.mount) else directory
 
     def locate(self, path: str) -> str:
-        """The directory of a cgroup. Raises Unsupported for one outside of what is mounted."""
+        """The directory of a cgroup. Raises CgroupUnavailable for one outside of what is mounted."""
         inside = path if self.root == "/" else path.removeprefix(self.root)
         if (self.root != "/" and path == inside) or inside[:1] not in ("", "/") or "/.." in inside:
-            raise Unsupported(
+            raise CgroupUnavailable(
                 f"the cgroup {path!r} lies outside of what is mounted on {self.mount!r} ({self.root!r} of the "
-                "hierarchy): mount the cgroup file system anew inside this cgroup namespace"
+                "hierarchy): mount the cgroup file system anew inside this cgroup namespace",
+                "outside",
             )
         return self.mount + inside.rstrip("/")
 
@@ -148,7 +149,7 @@ def _available(one: Hierarchy) -> tuple[str, ...]:
     """The controllers that groups below ours may have: those that our base itself was given."""
     try:
         fd = os.open(f"{one.base}/cgroup.controllers", os.O_RDONLY | os.O_CLOEXEC)
-    except (OSError, Unsupported):
+    except (OSError, CgroupUnavailable):
         return ()
     try:
         return tuple(os.read(fd, 4096).decode().split())
