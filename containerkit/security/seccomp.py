@@ -248,7 +248,7 @@ class Seccomp(Value):
 
     @property
     def notifies(self) -> bool:
-        """Whether a supervisor decides about some calls: a process with this policy needs ``supervisor=``."""
+        """Whether a supervisor decides about some calls; a process with this policy needs ``supervisor=``."""
         return Action.NOTIFY in (self.default, *(rule.action for rule in self.rules))
 
     # ---- for people

@@ -35,6 +35,7 @@ class Supervision:
         self._tasks: set[asyncio.Task[None]] = set()
         self._maker = os.getpid()
         self._listener = self._wake = -1
+        self._poller = select.poll()
         self._threads: list[threading.Thread] = []
         self._left = 0  # threads that have ended
         self._turn, self._lock = threading.Lock(), threading.Lock()
@@ -54,6 +55,8 @@ class Supervision:
         unotify.wake_up_in_turn(listener)
         if not self._in_loop:
             self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self._poller.register(listener, select.POLLIN)
+            self._poller.register(self._wake, select.POLLIN)
             for number in range(max(1, self._supervisor.threads)):
                 thread = threading.Thread(target=self._serve, name=f"ck-supervisor-{number}", daemon=True)
                 self._threads.append(thread)
@@ -107,11 +110,8 @@ class Supervision:
         listener, wake = self._listener, self._wake
         if listener < 0:
             return None
-        poller = select.poll()
-        poller.register(listener, select.POLLIN)
-        poller.register(wake, select.POLLIN)
         while True:
-            events = dict(poller.poll())
+            events = dict(self._poller.poll())
             if wake in events:
                 return None
             if events[listener] & select.POLLIN:
