@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from .sandbox import run as run
     from .security import Capabilities as Capabilities
     from .security import Security as Security
+    from .security.landlock import Landlock as Landlock
     from .security.seccomp import Seccomp as Seccomp
     from .security.supervisor import Answer as Answer
     from .security.supervisor import Supervisor as Supervisor
@@ -85,6 +86,7 @@ _MODULES = {
     "rootfs": ("HOST",),
     "sandbox": ("Sandbox", "explain", "run"),
     "security": ("Capabilities", "Security"),
+    "security.landlock": ("Landlock",),
     "security.seccomp": ("Seccomp",),
     "security.supervisor": ("Answer", "Supervisor"),
     "timeline": ("Event", "Timeline"),

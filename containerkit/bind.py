@@ -53,6 +53,17 @@ class Bind(Value, Mount):
         """Whether mounts that the host makes later are to appear below it."""
         return self.propagation == "slave"
 
+    @property
+    def grants(self) -> str:  # type: ignore[override]
+        """What Landlock is to allow there: a device is written whatever the mount says."""
+        return " ".join(["write"] * (not self.read_only) + ["write_file truncate ioctl_dev"] * (not self.nodev))
+
+    @property
+    def options(self) -> frozenset[str]:  # type: ignore[override]
+        """What mountinfo must say of it."""
+        names = {"nosuid": self.nosuid, "nodev": self.nodev, "noexec": self.noexec, "nosymfollow": self.nosymfollow}
+        return frozenset(name for name, asked in {**names, "ro": self.read_only}.items() if asked)
+
     def compile(self, build: Build) -> None:
         """Add its operations to a plan under construction."""
         attr = RDONLY * self.read_only | NOSUID * self.nosuid | NODEV * self.nodev | NOEXEC * self.noexec
@@ -78,6 +89,8 @@ class File(Value, Mount):
     target: bytes = field(converter=target_path, repr=target_repr)
     content: bytes = field(converter=_content, repr=lambda content: f"<{len(content)} bytes>")
     mode: int = field(default=0o644, kw_only=True)
+
+    options = frozenset({"ro", "nosuid", "nodev"})
 
     @property
     def room(self) -> int:  # type: ignore[override]

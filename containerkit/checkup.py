@@ -14,7 +14,7 @@ import attrs
 from . import trial
 from .errors import ContainerkitError, InvalidValue, Unsupported
 from .idmap import owns_all_ids
-from .kernel import nsfs, probe
+from .kernel import calls, nsfs, probe
 from .kernel.probe import Finding
 
 __all__ = ["Check", "Report", "State", "doctor"]
@@ -376,7 +376,7 @@ def _security() -> Iterable[Check]:
         cure="a kernel with CONFIG_SECCOMP_FILTER",
         needed=True,
     )
-    abi = probe.landlock_abi()
+    abi = calls.landlock_abi()
     yield _check(
         area,
         "landlock",

@@ -27,6 +27,8 @@ def spawn_error(op: Op | None, err: int, sysno: int, arg: int, detail: bytes) ->
     path: bytes | None = op.strings[arg] if 0 <= arg < len(op.strings) else _path_of(op)
     if op.code is Code.EXEC:
         return _exec_error(op, err, sysno, path, detail)
+    if op.code is Code.LANDLOCK and path is not None:
+        path = path[8:]  # behind the rights
     hint = _HINTS.get(op.code, _no_hint)(op, err, path, detail)
     words = op.words
     if path and arg >= 0 and os.fsdecode(path) not in words:
@@ -76,7 +78,9 @@ def _path_of(op: Op) -> bytes | None:
     return op.strings[0] if op.strings and op.code in _NAMES_A_PATH else None
 
 
-_NAMES_A_PATH = frozenset({Code.TREE, Code.ATTACH, Code.CLONE, Code.MKDIR, Code.FILE, Code.CHDIR, Code.NEWIDMAP})
+_NAMES_A_PATH = frozenset(
+    {Code.TREE, Code.ATTACH, Code.CLONE, Code.MKDIR, Code.FILE, Code.CHDIR, Code.NEWIDMAP, Code.SETTING}
+)
 
 
 # ---- exec ------------------------------------------------------------------------------------------------------------
@@ -334,6 +338,45 @@ def _seccomp(op: Op, err: int, path: bytes | None, detail: bytes) -> str | None:
     return None
 
 
+def _setting(op: Op, err: int, path: bytes | None, detail: bytes) -> str | None:
+    name = os.fsdecode(op.strings[0])
+    if b"attr/" in op.strings[0]:
+        return "no such profile or context is loaded, or the caller's own label does not let it change to it"
+    if err == _E.ERANGE:
+        return f"the kernel has made {detail.decode(errors='backslashreplace').strip(chr(0))!r} of it"
+    if err == _E.EXDEV:
+        return "the caller's /proc is not a proc file system there: something was mounted over it"
+    return {
+        _E.ENOENT: f"this kernel has no {name}, or not in a namespace of its own",
+        _E.EROFS: f"the caller's own {name} is read-only: it runs in a container itself",
+        _E.EACCES: "the kernel lets only the host's root set it, or (ipc, before Linux 6.3) nobody in a user namespace",
+        _E.EPERM: "the kernel lets only the host's root set it",
+        _E.EINVAL: "the kernel refuses this value",
+    }.get(err)
+
+
+def _landlock(op: Op, err: int, path: bytes | None, detail: bytes) -> str | None:
+    if err == _E.ENOENT and path:
+        return f"there is no {os.fsdecode(path)} inside the root to make a rule for"
+    if err == _E.E2BIG:
+        return "a program can be confined 16 times: it has that many Landlock policies from its callers already"
+    return "a filter of system calls around us refuses Landlock" if err in (_E.ENOSYS, _E.EPERM) else None
+
+
+def _prctl(op: Op, err: int, path: bytes | None, detail: bytes) -> str | None:
+    if op.a & 0xFFFFFFFF == 62:  # PR_SCHED_CORE
+        return "core scheduling needs CONFIG_SCHED_CORE, and a processor with hyperthreads that are switched on"
+    return "MDWE needs Linux 6.3" if err == _E.EINVAL else None
+
+
+def _keyring(op: Op, err: int, path: bytes | None, detail: bytes) -> str | None:
+    if err == _E.EDQUOT:
+        return (
+            "this user has as many keys as it may (kernel.keys.maxkeys): Security(session_keyring=False), or raise it"
+        )
+    return "this kernel has no keyrings" if err == _E.ENOSYS else None
+
+
 _HINTS = {
     Code.ATTACH: _attach,
     Code.CHDIR: _chdir,
@@ -341,12 +384,16 @@ _HINTS = {
     Code.FS: _fs,
     Code.IDMAP: _idmap,
     Code.JOIN: _join,
+    Code.KEYRING: _keyring,
+    Code.LANDLOCK: _landlock,
     Code.LOOPBACK: _loopback,
     Code.MKDIR: _attach,
     Code.NETWORK: _network,
     Code.NEWIDMAP: _newidmap,
+    Code.PRCTL: _prctl,
     Code.RLIMIT: _rlimit,
     Code.SECCOMP: _seccomp,
+    Code.SETTING: _setting,
     Code.TREE: _tree,
 }
 
@@ -365,7 +412,9 @@ def _syscall_names() -> dict[int, str]:
         "setresuid": (117, 147), "setresgid": (119, 149), "capset": (126, 91), "prctl": (157, 167),
         "prlimit64": (302, 261), "setpriority": (141, 140), "sched_setaffinity": (203, 122), "setsid": (112, 157),
         "socketpair": (53, 199), "close_range": (436, 436), "pipe2": (293, 59), "sendmsg": (46, 211),
-        "signalfd4": (289, 74), "fchown": (93, 55), "seccomp": (317, 277),
+        "signalfd4": (289, 74), "fchown": (93, 55), "seccomp": (317, 277), "fstatfs": (138, 44), "pread64": (17, 67),
+        "keyctl": (250, 219), "landlock_create_ruleset": (444, 444), "landlock_add_rule": (445, 445),
+        "landlock_restrict_self": (446, 446),
     }  # fmt: skip
     return {numbers[0 if x86_64 else 1]: name for name, numbers in table.items()}
 

@@ -13,10 +13,19 @@ from .value import Value, field, frozen
 
 __all__ = ["Dev", "Proc", "Sysfs", "Tmpfs"]
 
+_OPTIONS = frozenset({"nosuid", "nodev"})
+
 
 @frozen()
 class Tmpfs(Value, Mount):
     """A new file system in memory (tmpfs(5)). ``size`` (bytes) and ``inodes`` bound it; ``mode`` is its root's."""
+
+    grants = "write"
+
+    @property
+    def options(self) -> frozenset[str]:  # type: ignore[override]
+        """What mountinfo must say of it."""
+        return _OPTIONS | {"noexec"} if self.noexec else _OPTIONS
 
     target: bytes = field(converter=target_path, repr=target_repr)
     size: int = field(default=64 << 20, converter=parse_size, kw_only=True)
@@ -64,6 +73,9 @@ class Proc(Value, Mount):
     processes, and ``hidepid`` hides those of other users ("noaccess", "invisible", "ptraceable"; Linux 5.8).
     """
 
+    grants = "write_file truncate"
+    options = _OPTIONS | {"noexec"}
+
     target: bytes = field(default=b"/proc", converter=target_path, repr=target_repr)
     masked: tuple[str, ...] = field(default=MASKED, converter=_kernel_names, kw_only=True)
     read_only: tuple[str, ...] = field(default=READ_ONLY, converter=_kernel_names, kw_only=True)
@@ -95,6 +107,8 @@ class Sysfs(Value, Mount):
     things to hide. With ``paths=None`` it is the whole sysfs of the new network namespace, read-only.
     """
 
+    options = _OPTIONS | {"noexec", "ro"}
+
     target: bytes = field(default=b"/sys", converter=target_path, repr=target_repr)
     paths: tuple[str, ...] | None = field(default=SYS_PATHS, converter=_optional_names, kw_only=True)
 
@@ -112,6 +126,12 @@ class Dev(Value, Mount):
     """
 
     has_dev = True
+    grants = "write ioctl_dev"
+
+    @property
+    def options(self) -> frozenset[str]:  # type: ignore[override]
+        """What mountinfo must say of it."""
+        return frozenset({"nosuid", "noexec", "ro" if self.read_only else "rw"})
 
     target: bytes = field(default=b"/dev", converter=target_path, repr=target_repr)
     nodes: tuple[str, ...] = field(default=NODES, converter=_names, kw_only=True)

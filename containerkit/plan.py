@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -158,7 +158,9 @@ class Plan:
     Operations may be added in any order of stages; within a stage they run in the order in which they were added.
     """
 
-    __slots__ = ("_next_slot", "cgroup_fd", "clone_flags", "fds", "hop", "mode", "ops", "owned", "supervision")
+    __slots__ = (
+        "_next_slot", "attest", "cgroup_fd", "clone_flags", "fds", "hop", "mode", "ops", "owned", "supervision",
+    )  # fmt: skip
 
     def __init__(self, mode: Mode, clone_flags: int = 0) -> None:
         self.mode = mode
@@ -169,6 +171,7 @@ class Plan:
         self.fds: list[int] = []  # ours; number FD_FIRST + index in the helper
         self.owned: list[int] = []  # those of them that were opened for this plan alone
         self._next_slot = FIRST_FREE_SLOT
+        self.attest: Callable[[int], None] | None = None  # looks at the program's process before its exec
         self.supervision: Supervision | None = None  # takes the listener of a filter that has one
 
     def add(self, *ops: Op) -> None:

@@ -120,14 +120,19 @@ def _host_ops(net_host: bool) -> tuple[Op, ...]:
            slot=p.SLOT_ROOT, a=NOSUID | NODEV),
         keep("root", p.SLOT_ROOT, "put the root on the workbench"),
     ]  # fmt: skip
-    etc = [f"etc/{name}" for name in _ETC] + (["etc/resolv.conf", "etc/hosts"] if net_host else [])
-    shown = [name for name in (*_SYSTEM, *etc) if os.path.exists(f"/{name}")]
+    shown = host_names(net_host)
     ops += parents([*shown, "etc/passwd"], p.SLOT_ROOT)
     for name in shown:
         ops += _shown(name, attr)
     for name, content in _own_files(net_host).items():
         ops.append(Op(Code.FILE, Stage.INSIDE, f"write /{name}", name.encode(), content, base=p.SLOT_ROOT, a=0o644))
     return tuple(ops)
+
+
+def host_names(net_host: bool) -> list[str]:
+    """What of the host's is shown, below "/"."""
+    etc = [f"etc/{name}" for name in _ETC] + (["etc/resolv.conf", "etc/hosts"] if net_host else [])
+    return [name for name in (*_SYSTEM, *etc) if os.path.exists(f"/{name}")]
 
 
 def _shown(name: str, attr: int) -> list[Op]:

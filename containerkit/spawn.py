@@ -21,7 +21,7 @@ from .plan import Code, Mode, Plan
 __all__ = ["Exit", "Started", "Starting", "start"]
 
 _MESSAGE = struct.Struct("=IIiiiiiIIIQQQQQQQQQQQ")
-_CLONED, _FAILED, _STARTED, _HOPPED, _EXITED, _LISTENER = 1, 2, 3, 4, 5, 7
+_CLONED, _FAILED, _STARTED, _HOPPED, _EXITED, _COMPLETE, _LISTENER = range(1, 8)
 _BUFFER = _MESSAGE.size + 4096 * 8
 _NO_FDS = [-1] * 16
 _NOT_AN_OPERATION = 0xFFFFFFFF
@@ -210,6 +210,8 @@ class Starting:
             # Now, not when the program runs: its very exec may be a call that waits for an answer.
             assert self._plan.supervision is not None  # noqa: S101  the policy was refused without a supervisor
             self._plan.supervision.attach(fds[0])
+        elif kind == _COMPLETE:
+            self._attest()
         elif kind == _STARTED:
             started.times, started.t0 = detail, t0
             if self._plan.mode is Mode.INIT:
@@ -222,6 +224,15 @@ class Starting:
             ops = self._plan.ops
             raise _diagnose().spawn_error(ops[op] if op != _NOT_AN_OPERATION else None, err, sysno, arg, detail)
         self._fds[0 : len(_NO_FDS)] = _NO_FDS
+
+    def _attest(self) -> None:
+        """The program's process waits before its exec: let it be looked at, and go on."""
+        from .kernel import procfs
+
+        assert self._plan.attest is not None  # noqa: S101  who adds the operation sets it
+        first = procfs.pid_of(self.started.first)
+        self._plan.attest(procfs.child_of(first) if self._plan.mode is Mode.INIT else first)
+        os.write(self.started.status, b"\0")
 
     def hand_over(self) -> Started:
         """The handles, which are the caller's from here on."""

@@ -7,6 +7,7 @@ and the path. Descriptors that they return are close-on-exec and belong to the c
 from __future__ import annotations
 
 import os
+from functools import cache
 
 from .._native._ck import ffi, lib
 from ..errors import InvalidValue, syscall_error
@@ -164,6 +165,12 @@ def listmount(mount_id: int = (1 << 64) - 1, limit: int = 4096) -> list[int]:
     out = ffi.new("uint64_t[]", limit)
     count = check(lib.ck_listmount(mount_id, 0, out, limit), "listmount")
     return [int(out[i]) for i in range(count)]
+
+
+@cache
+def landlock_abi() -> int:
+    """The version of Landlock's interface, 0 without it: 4 restricts TCP, 6 signals (landlock(7))."""
+    return max(0, int(lib.ck_landlock_abi()))
 
 
 def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:

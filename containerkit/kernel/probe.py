@@ -71,12 +71,6 @@ def listmount() -> bool:
 
 
 @cache
-def landlock_abi() -> int:
-    """The version of Landlock's interface, 0 without it: 4 restricts TCP, 6 signals (landlock(7))."""
-    return max(0, int(lib.ck_landlock_abi()))
-
-
-@cache
 def overlay_layer_fds() -> Finding:
     """Whether overlayfs takes its layers as descriptors (Linux 6.13), with the caller's own rights."""
     try:

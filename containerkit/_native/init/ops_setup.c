@@ -624,14 +624,14 @@ static int landlock_file(int ruleset, uint64_t access, int fd)
 }
 
 /* A rule is about the file that its path means in the new root now. Opening one with O_PATH gives no right to it. */
-static int landlock_path(int ruleset, const char *rule)
+static int landlock_path(int ruleset, const char *rule, int optional)
 {
     struct open_how how = {.flags = OPEN_PATH | CLOEXEC, .resolve = RESOLVE_NO_MAGICLINKS};
     uint64_t access;
     memcpy(&access, rule, sizeof access);
     int fd = (int)sys(openat2, FD_CWD, rule + sizeof access, &how, sizeof how);
     if (fd < 0)
-        return fd;
+        return optional ? 0 : fd;
     int r = landlock_file(ruleset, access, fd);
     SYS1(__NR_close, fd);
     return r;
@@ -650,7 +650,7 @@ int op_landlock(const struct ck_op *op)
     for (uint32_t i = 1; i < op->nstr && r == 0; i++) {
         ctx.fail_arg = (int)i;
         rule = op_str(op, i, &len);
-        r = len < 8 ? -EINVAL : i <= op->a ? landlock_path(ruleset, rule)
+        r = len < 8 ? -EINVAL : i <= op->a ? landlock_path(ruleset, rule, !!(op->flags & CK_F_OPTIONAL))
                                            : (int)sys(landlock_add_rule, ruleset, 2 /* LANDLOCK_RULE_NET_PORT */, rule, 0);
     }
     if (r == 0) {
