@@ -3,6 +3,7 @@
 # make sweep    the long ones
 # make soak     STARTS=100000 starts and stops with equal leak snapshots, as root and as a user; goes on where it stopped
 # make fuzz     an hour of libFuzzer on ck-init, under sanitizers (SECONDS=3600)
+# make test-vm  those that depend on the kernel, on another one in an emulated machine; SHORT=1: a few of them
 # make lint     formatting, types, layers, and the C under every compiler and sanitizer that is here
 # make docs     the documentation, warnings are errors
 # make bench    the measurements
@@ -29,6 +30,7 @@ NATIVE := $(wildcard containerkit/_native/*.[ch] containerkit/_native/init/*.[ch
 # What a machine needs to build and use containerkit, and what the tests need on top.
 PACKAGES := gcc libc6-dev linux-libc-dev uidmap busybox-static
 TEST_PACKAGES := acl bubblewrap iproute2 procps strace util-linux
+VM_PACKAGES := e2fsprogs qemu-system-x86
 ROOT := $(filter 0,$(shell id -u))
 
 # A mount namespace of the tests' own, so that other programs' mounts are not taken for leaks. Its mounts are shared
@@ -127,6 +129,11 @@ fuzz: dev
 	PYTHONPATH=tests $(BIN)/python tests/fuzz/plan_seeds.py build/fuzz/seeds
 	build/fuzz/plan_fuzz -max_len=16384 -max_total_time=$(SECONDS) -print_final_stats=1 -use_value_profile=1 \
 	    -artifact_prefix=build/fuzz/ build/fuzz/corpus build/fuzz/seeds
+
+.PHONY: test-vm
+test-vm: dev
+	@$(call install,$(VM_PACKAGES))
+	$(BIN)/python tests/vm $(if $(SHORT),--short) $(if $(SYSTEMD),--systemd) $(ARGS)
 
 .PHONY: bench
 bench: setup

@@ -22,13 +22,14 @@ from typing import Any
 
 import ordinary_user
 import pytest
+from patience import PATIENCE
 from shared import shared_directory
 
 # How the two pytests talk: files that name the tests to run, and take one report a line.
 SELECTION = "CK_TEST_SELECTION"
 REPORTS = "CK_TEST_REPORTS"
 
-SECONDS_PER_TEST = 60  # the inner pytest stops a single test itself; this bounds it when it hangs as a whole
+SECONDS_PER_TEST = 60 * PATIENCE  # the inner pytest stops a single test itself; this bounds it when it hangs as a whole
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

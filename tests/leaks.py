@@ -23,9 +23,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
+from patience import PATIENCE
 
 # How long asynchronous teardown may take: a killed process, a dying namespace.
-GRACE = 2.0
+GRACE = 2.0 * PATIENCE
 
 Snapshot = dict[str, "frozenset[str | Task]"]
 

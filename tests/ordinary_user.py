@@ -25,7 +25,10 @@ NAME = "cktest"
 ID_COUNT = 65536  # what one container with a full range of ids needs
 
 # What may pass from root's environment to the user's.
-PASSED_ON = ("CI", "LANG", "LC_ALL", "PYTHONDEVMODE", "PYTHONWARNINGS", "ASAN_OPTIONS", "UBSAN_OPTIONS")
+PASSED_ON = (
+    *("CI", "LANG", "LC_ALL", "PYTHONDEVMODE", "PYTHONWARNINGS", "ASAN_OPTIONS", "UBSAN_OPTIONS"),
+    *("CK_TEST_PATIENCE", "PYTEST_TIMEOUT"),
+)
 
 
 def is_root() -> bool:
