@@ -208,6 +208,8 @@ def disk(name: str) -> str:
 
 
 def set_raw(dirs: Sequence[Directory], file: str, value: str | int) -> None:
+    if not file.replace(".", "").replace("_", "").isalnum():
+        raise InvalidValue(f"{file!r} is not the name of a file in a cgroup")
     controller = controller_of(file)
     directory = find(dirs, controller)
     if directory is None:

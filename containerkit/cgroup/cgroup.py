@@ -8,7 +8,7 @@ that whatever bounds the caller bounds them too.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -88,8 +88,8 @@ class Cgroup(Observed):
             name: one that no other group beside it has; by default an unguessable one, "ck-PID-...".
             parent: below which group; the caller's own by default.
             limits: set before anything is in it.
-            controllers: what it must have beside what the limits need; by default what is there of memory, pids, cpu,
-                io and (v1) freezer. "cgroup" stands for v2's hierarchy without any controller.
+            controllers: what it must have beside what the limits need; by default what the parent has, or what is
+                there of memory, pids, cpu, io and (v1) freezer. "cgroup" stands for v2 without any controller.
             delegate: (user id, group id) that may make groups below it and move processes there (cgroups(7),
                 "Delegation"). Its own limits stay out of that user's reach.
             manager: "cgroupfs" makes the directories itself; "systemd" asks the service manager for a place (needs
@@ -104,7 +104,7 @@ class Cgroup(Observed):
         required = (asked if controllers is not None else frozenset()) | (
             needed if limits is not None and not limits.best_effort else frozenset()
         )
-        parents = _parents(parent, asked | needed, manager)
+        parents = _parents(parent, asked | needed, manager, everywhere=controllers is None)
         try:
             self = cls.below(parents, name or new_name(), wanted=asked | needed, required=required, limits=limits)
         finally:
@@ -134,6 +134,9 @@ class Cgroup(Observed):
         _check_name(name)
         self = cls(name, _make_all(parents, name, wanted, required), created=True)
         try:
+            if not self.dirs:
+                why = base.why_absent(min(wanted - {"pids"}, default=base.CORE))
+                raise CgroupUnavailable(f"no group can be made: {why}", "controller")
             if limits is not None:
                 self._apply(limits, kept)
             if absent := required - self.controllers - {base.CORE, "devices"}:
@@ -370,11 +373,13 @@ def _needs(limits: Limits | None) -> frozenset[str]:
     return frozenset() if limits is None else controllers(limits)
 
 
-def _parents(parent: Cgroup | None, wanted: frozenset[str], manager: Manager) -> list[Directory]:
+def _parents(
+    parent: Cgroup | None, wanted: frozenset[str], manager: Manager, *, everywhere: bool
+) -> Sequence[Directory]:
     if parent is None:
         return base.open_base(wanted, manager)
     parent.fileno()
-    return [one for one in parent.dirs if base.serves(one, wanted)]
+    return parent.dirs if everywhere else [one for one in parent.dirs if base.serves(one, wanted)]
 
 
 def _make_all(
