@@ -55,7 +55,7 @@ class Bind(Value, Mount):
 
     @property
     def grants(self) -> str:  # type: ignore[override]
-        """What Landlock is to allow there: a device is written whatever the mount says."""
+        """What Landlock is to allow there; a device is written whatever the mount says."""
         return " ".join(["write"] * (not self.read_only) + ["write_file truncate ioctl_dev"] * (not self.nodev))
 
     @property

@@ -194,7 +194,7 @@ class IdRange(Fd):
     def allocate(cls, *, checked: bool = False) -> IdRange:
         """Find and lock a free range. Raises Unsupported when ids cannot be mapped here or all 8,191 are in use.
 
-        ``checked`` says that the caller knows already that :func:`owns_all_ids`.
+        ``checked`` says that the caller knows already that ``owns_all_ids()`` is true.
         """
         global _next
         if not (checked or owns_all_ids()):

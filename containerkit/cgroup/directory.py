@@ -41,7 +41,7 @@ class Directory(Fd):
 
     @property
     def hierarchy(self) -> tuple[str, ...]:
-        """What it shares with the directories of its hierarchy: the controllers in v1, nothing in v2."""
+        """The controllers of its hierarchy in v1, which its directories there share; nothing in v2."""
         return self.controllers if self.version == 1 else ()
 
     def open(self, file: str, flags: int = os.O_RDONLY) -> int:

@@ -86,7 +86,7 @@ class MemoryStats(NamedTuple):
 
     @property
     def working_set(self) -> int | None:
-        """What it would miss: ``current`` without ``inactive_file``, the figure that `docker stats` shows."""
+        """What it would miss, ``current`` without ``inactive_file``, the figure that `docker stats` shows."""
         if self.current is None or self.inactive_file is None:
             return None
         return max(self.current - self.inactive_file, 0)
