@@ -16,7 +16,7 @@ from .files import ALTERNATIVES, FIELDS, Missing, Write, controller_of, missing,
 if TYPE_CHECKING:
     from ..limits import Limits
 
-__all__ = ["apply", "find", "refuse"]
+__all__ = ["apply", "find", "read_back", "refuse", "set_raw"]
 
 
 def find(dirs: Sequence[Directory], controller: str) -> Directory | None:
@@ -141,6 +141,17 @@ def _hint(number: int | None, one: Write) -> str:
 def _has_swap() -> bool:
     with open("/proc/swaps") as file:
         return len(file.readlines()) > 1
+
+
+def read_back(dirs: Sequence[Directory], limits: Limits) -> dict[str, str]:
+    """What the kernel says of each limit: {field: "file: its content"}, without those that are not kept here."""
+    said: dict[str, dict[str, str]] = {}
+    for one in writes(limits, _versions(dirs)):
+        directory = find(dirs, one.controller)
+        file = one.file if directory is None or directory.has(one.file) else ALTERNATIVES.get(one.file, one.file)
+        if directory is not None and directory.has(file):
+            said.setdefault(one.field, {})[file] = directory.read(file).replace("\n", ", ")
+    return {field: "; ".join(f"{file}: {text}" for file, text in files.items()) for field, files in said.items()}
 
 
 # ---- devices ---------------------------------------------------------------------------------------------------------

@@ -134,11 +134,11 @@ class Cgroup(Observed):
         _check_name(name)
         self = cls(name, _make_all(parents, name, wanted, required), created=True)
         try:
+            if limits is not None:
+                self._apply(limits, kept)
             if not self.dirs:
                 why = base.why_absent(min(wanted - {"pids"}, default=base.CORE))
                 raise CgroupUnavailable(f"no group can be made: {why}", "controller")
-            if limits is not None:
-                self._apply(limits, kept)
             if absent := required - self.controllers - {base.CORE, "devices"}:
                 raise CgroupUnavailable(base.why_absent(min(absent)), "controller")
         except BaseException:
