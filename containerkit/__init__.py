@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .completed import Outcome as Outcome
     from .completed import Usage as Usage
     from .errors import BadAddress as BadAddress
+    from .device import Device as Device
     from .errors import Busy as Busy
     from .errors import CallGone as CallGone
     from .errors import CgroupUnavailable as CgroupUnavailable
@@ -69,6 +70,7 @@ _MODULES = {
     "cgroup.cgroup": ("Cgroup",),
     "completed": ("Completed", "Outcome", "Usage"),
     "checkup": ("doctor",),
+    "device": ("Device",),
     "errors": (
         "BadAddress", "Busy", "CallGone", "CgroupUnavailable", "ClosedHandle", "ContainerkitError", "Exists",
         "InvalidValue", "NotFound", "NotPermitted", "ProcessFailed", "ProgramNotExecutable", "ProgramNotFound",
