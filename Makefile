@@ -139,6 +139,8 @@ test-vm: dev
 bench: setup
 	$(BIN)/python benchmarks/imports.py
 	$(BIN)/python benchmarks/spawn.py
+	$(BIN)/python benchmarks/cgroup.py
+	$(BIN)/python benchmarks/quotas.py
 
 .PHONY: docs
 docs: dev

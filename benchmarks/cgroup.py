@@ -74,7 +74,7 @@ def added(seconds: Times) -> float:
 
 
 def start(group: Cgroup | None) -> None:
-    process = ck.Process([PROGRAM], cgroup=group and group.dirs)
+    process = ck.Process([PROGRAM], cgroup=group)
     if process.wait() != 0:
         raise Unavailable(f"{PROGRAM} ended with {process.returncode}")
     process.close()
@@ -152,7 +152,7 @@ def pair(name: str, controllers: Sequence[str], directories: Sequence[str], bina
 
 def stats_times(controllers: Sequence[str], count: int) -> Summary:
     """`stats()` of a group in which something runs."""
-    with Cgroup.create(controllers=controllers) as group, ck.Process(["/bin/sleep", "60"], cgroup=group.dirs):
+    with Cgroup.create(controllers=controllers) as group, ck.Process(["/bin/sleep", "60"], cgroup=group):
         group.stats()
         seconds = []
         for _ in range(count):

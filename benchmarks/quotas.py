@@ -108,7 +108,7 @@ print(count / (time.monotonic() - begin))
 @contextmanager
 def running(code: str, group: Cgroup, *args: str, **options: Any) -> Iterator[ck.Process]:
     argv = [sys.executable, "-I", "-S", "-c", code, *args]
-    with ck.Process(argv, cgroup=group.dirs, **options) as process:
+    with ck.Process(argv, cgroup=group, **options) as process:
         yield process
 
 
