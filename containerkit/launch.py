@@ -27,6 +27,7 @@ from .rootfs import HOST, compile_root
 from .security import Security
 
 if TYPE_CHECKING:
+    from .cgroup.account import Witness
     from .cgroup.cgroup import Cgroup
     from .cgroup.start import Bounds
     from .kernel.fd import Fd
@@ -59,7 +60,7 @@ class Launch:
         "affinity", "args", "bounds", "cgroup", "cpu_seconds", "cwd", "domainname", "env", "groups", "hold",
         "host_root", "hostname", "idmap", "init", "join", "mounts", "namespaces", "nice", "oom_score_adj", "over",
         "over_root", "owns_all_ids", "pass_fds", "rlimits", "root", "security", "session", "supervisor", "tty",
-        "umask", "user",
+        "umask", "user", "witness",
     )  # fmt: skip
 
     def __init__(
@@ -95,16 +96,18 @@ class Launch:
         over_root: Root | None = None,
         host_root: bool = True,
         bounds: Callable[[], Bounds] | None = None,
+        witness: Witness | None = None,
     ) -> None:
         """Beside the options of Process: ``hold`` waits instead of running a program; ``join`` are a
         sandbox's namespaces, (kind, descriptor) with the user namespace first, ``over`` and ``over_root`` its mounts
-        and its root; ``bounds`` makes the control group that its limits need.
+        and its root; ``bounds`` makes the control group that its limits need, and ``witness`` knows
+        what the sandbox's own had counted before.
         """
         self.args = () if hold else _args(args)
         self.root = root
         self.namespaces = namespaces if namespaces is not None else _HOST_NAMESPACES
         self.idmap = idmap
-        self.cgroup, self.bounds = cgroup, bounds
+        self.cgroup, self.bounds, self.witness = cgroup, bounds, witness
         self.mounts = tuple(mounts)
         self.security = security if security is not None else Security.unconfined_as_the_caller()
         self.supervisor = supervisor
@@ -337,15 +340,11 @@ def _after_root(plan: Plan, launch: Launch) -> None:
     if launch.cpu_seconds is not None:
         if not launch.cpu_seconds > 0:
             raise InvalidValue(f"cpu_seconds={launch.cpu_seconds!r} must be more than 0")
-        nanos = int(launch.cpu_seconds * 1e9)
+        nanos, slot = int(launch.cpu_seconds * 1e9), plan.slot()
+        words = f"watch for {launch.cpu_seconds} s of processor time"
         plan.add(
-            Op(
-                Code.CPU_LIMIT,
-                Stage.INSIDE,
-                f"watch for {launch.cpu_seconds} s of processor time",
-                a=nanos,
-                b=os.cpu_count() or 1,
-            )
+            Op(Code.FS, Stage.INSIDE, "make a proc to see it in", b"proc", slot=slot),
+            Op(Code.CPU_LIMIT, Stage.INSIDE, words, slot=slot, a=nanos, b=os.cpu_count() or 1),
         )
 
 

@@ -82,7 +82,7 @@ enum ck_op_code {
     CK_OP_CGROUP1,    /* write "0" to the cgroup v1 `tasks` file fd */
     CK_OP_BECOME,     /* id 0 of the new user namespace, with its capabilities */
     CK_OP_PTY,        /* terminal of the devpts in slot (or fds given by the caller); a = rows, b = columns */
-    CK_OP_CPU_LIMIT,  /* a = nanoseconds of processor time of the whole tree, b = processors of the machine */
+    CK_OP_CPU_LIMIT,  /* a = nanoseconds of processor time of the whole tree, b = processors; slot = a proc to see it in */
     CK_OP_CREDS,      /* a = capabilities kept, b = uid | gid << 32; strings: user name, group name or empty, group ids */
     CK_OP_SESSION,    /* setsid; flag: make descriptor 0 the controlling terminal */
     CK_OP_RLIMIT,     /* fd = resource, a = soft, b = hard */

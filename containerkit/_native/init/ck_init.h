@@ -44,19 +44,21 @@ static inline __attribute__((always_inline)) _Noreturn void quit(int code)
     __builtin_trap();
 }
 
+#define UNUSED __attribute__((unused))
+
 /* An operation: 0, or a negative errno. */
 typedef int op_fn(const struct ck_op *op);
 
 /* The i-th string of an operation; its length when asked. A missing one is a bug of the plan's writer: we stop. */
 const char *op_str(const struct ck_op *op, uint32_t i, uint32_t *len);
 
-void detail_str(const char *s);
 uint64_t now_ns(void);
 int run_stage(enum ck_stage stage);
 int send_msg(const struct ck_msg *msg, const void *detail, const int *fds, uint32_t nfds);
 void report_failure(const struct ck_op *op, uint32_t index, int err);
 int close_all_but(int *keep, uint32_t n);
 int userns_fd(void);
+char *first_path(char *buf, size_t size, const char *name); /* a file of the first process in /proc */
 
 /* reaper.c */
 _Noreturn void reaper_main(int has_program);

@@ -113,7 +113,7 @@ static int check_op(const struct ck_op *op, uint32_t room, uint32_t nfds)
         return -EINVAL;
     if (op->slot < 0 &&
         (op->code == CK_OP_TREE || op->code == CK_OP_FS || op->code == CK_OP_CLONE || op->code == CK_OP_PTY ||
-         op->code == CK_OP_NETWORK || op->code == CK_OP_ENTER))
+         op->code == CK_OP_NETWORK || op->code == CK_OP_ENTER || op->code == CK_OP_CPU_LIMIT))
         return -EINVAL;
     /* RLIMIT and NICE keep a small number in `fd`; every other operation a descriptor that we were given. */
     if (op->code != CK_OP_RLIMIT && op->code != CK_OP_NICE && (op->fd < -1 || op->fd >= (int)nfds))
@@ -263,12 +263,6 @@ uint64_t now_ns(void)
     struct { int64_t sec, nsec; } ts;
     SYS2(__NR_clock_gettime, 1 /* CLOCK_MONOTONIC */, &ts);
     return (uint64_t)ts.sec * 1000000000u + (uint64_t)ts.nsec + ctx.clock_shift;
-}
-
-void detail_str(const char *s)
-{
-    char *end = ctx.detail + sizeof ctx.detail;
-    ctx.detail_len = (uint32_t)(put_str(ctx.detail + ctx.detail_len, end, s) - ctx.detail);
 }
 
 /* Really closed, not only close-on-exec: a directory descriptor of the host must not be there when the program's

@@ -119,12 +119,9 @@ static int clone_tree(int fd, int recursive)
 /* The user namespace of the first process, for idmapped mounts. */
 int userns_fd(void)
 {
-    char path[64], *end = path + sizeof path;
-    if (ctx.userns_fd < 0) {
-        char *p = put_dec(put_str(path, end, "/proc/"), end, (uint64_t)ctx.first_pid);
-        put_str(p, end, "/ns/user");
-        ctx.userns_fd = (int)sys(openat, FD_CWD, path, CLOEXEC, 0);
-    }
+    char path[64];
+    if (ctx.userns_fd < 0)
+        ctx.userns_fd = (int)sys(openat, FD_CWD, first_path(path, sizeof path, "/ns/user"), CLOEXEC, 0);
     return ctx.userns_fd;
 }
 

@@ -20,9 +20,9 @@ static int write_file(int dir, const char *path, const char *data, size_t len)
     return r < 0 ? (int)r : 0;
 }
 
-static char *proc_path(char *buf, size_t size, int pid, const char *name)
+char *first_path(char *buf, size_t size, const char *name)
 {
-    char *end = buf + size, *p = put_dec(put_str(buf, end, "/proc/"), end, (uint64_t)pid);
+    char *end = buf + size, *p = put_dec(put_str(buf, end, "/proc/"), end, (uint64_t)ctx.first_pid);
     put_str(p, end, name);
     return buf;
 }
@@ -40,16 +40,16 @@ int op_idmap(const struct ck_op *op)
     uint32_t len;
     int r;
     if (op->flags & CK_F_DENY_GROUPS) {
-        r = write_file(FD_CWD, proc_path(path, sizeof path, ctx.first_pid, "/setgroups"), "deny", 4);
+        r = write_file(FD_CWD, first_path(path, sizeof path, "/setgroups"), "deny", 4);
         if (r < 0)
             return r;
     }
     const char *map = op_str(op, 1, &len);
-    r = write_file(FD_CWD, proc_path(path, sizeof path, ctx.first_pid, "/gid_map"), map, len);
+    r = write_file(FD_CWD, first_path(path, sizeof path, "/gid_map"), map, len);
     if (r < 0)
         return r;
     map = op_str(op, 0, &len);
-    return write_file(FD_CWD, proc_path(path, sizeof path, ctx.first_pid, "/uid_map"), map, len);
+    return write_file(FD_CWD, first_path(path, sizeof path, "/uid_map"), map, len);
 }
 
 /* newuidmap and newgidmap are the system's setuid tools: trusted paths, an empty environment, words kept for the error. */
@@ -156,10 +156,9 @@ int op_network(const struct ck_op *op)
     return 0;
 }
 
-int op_loopback(const struct ck_op *op)
+int op_loopback(UNUSED const struct ck_op *op)
 {
     struct { char name[16]; short flags; char pad[22]; } ifr = {.name = "lo", .flags = 1 /* IFF_UP */};
-    (void)op;
     int s = (int)sys(socket, 2 /* AF_INET */, 2 | CLOEXEC /* SOCK_DGRAM */, 0);
     if (s < 0)
         return s;
@@ -209,13 +208,10 @@ struct reader {
 static int open_reader(struct reader *r, const char *path)
 {
     struct open_how how = {.flags = O_RDONLY | CLOEXEC | O_NONBLOCK | O_NOCTTY,
-                           .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
+                           .resolve = RESOLVE_NO_MAGICLINKS}; /* "/" is the new root by now */
     struct statx st;
-    int root = (int)sys(openat, FD_CWD, "/", OPEN_PATH | CLOEXEC, 0);
     r->at = r->len = r->total = 0;
-    r->fd = root < 0 ? root : (int)sys(openat2, root, path, &how, sizeof how);
-    if (root >= 0)
-        SYS1(__NR_close, root);
+    r->fd = (int)sys(openat2, FD_CWD, path, &how, sizeof how);
     if (r->fd < 0)
         return r->fd;
     if (sys(statx, r->fd, "", EMPTY_PATH, STATX_TYPE, &st) < 0 || (st.stx_mode & 0170000) != 0100000)
@@ -273,7 +269,7 @@ static int find_user(const char *name, uint32_t *uid, uint32_t *gid)
     static struct reader r;
     static char line[1024];
     char *f[7];
-    int e = open_reader(&r, "etc/passwd");
+    int e = open_reader(&r, "/etc/passwd");
     if (e < 0)
         return e == -ENOENT ? -ESRCH : e;
     e = -ESRCH;
@@ -306,7 +302,7 @@ static int find_groups(const char *user, const char *group, uint32_t *gids, uint
     static char line[8192];
     char *f[4];
     uint32_t gid;
-    int e = open_reader(&r, "etc/group");
+    int e = open_reader(&r, "/etc/group");
     if (e < 0)
         return e == -ENOENT ? (group ? -ESRCH : 0) : e;
     e = group ? -ESRCH : 0;
@@ -440,20 +436,13 @@ int op_pty(const struct ck_op *op)
     return r < 0 ? r : 0;
 }
 
-/* Needs a view of our own on /proc: the container's root may have none, or show less. */
+/* In a /proc of our own: the container's root may have none, or show less. */
 int op_cpu_limit(const struct ck_op *op)
 {
-    int fs = (int)sys(fsopen, "proc", 1 /* FSOPEN_CLOEXEC */);
-    if (fs < 0)
-        return fs;
-    int r = (int)sys(fsconfig, fs, 6 /* FSCONFIG_CMD_CREATE */, 0, 0, 0);
-    if (r < 0)
-        return r;
-    ctx.proc_fd = (int)sys(fsmount, fs, 1 /* FSMOUNT_CLOEXEC */, 0);
-    SYS1(__NR_close, fs);
+    ctx.proc_fd = ctx.slots[op->slot];
     ctx.cpu_limit_ns = op->a;
     ctx.processors = op->b ? op->b : 1;
-    return ctx.proc_fd < 0 ? ctx.proc_fd : 0;
+    return 0;
 }
 
 /* ---- the program ------------------------------------------------------------------------------------------------ */
@@ -608,9 +597,8 @@ int op_prctl(const struct ck_op *op)
     return (int)sys(prctl, (uint32_t)op->a, op->b, 0, op->a >> 32, 0);
 }
 
-int op_keyring(const struct ck_op *op)
+int op_keyring(UNUSED const struct ck_op *op)
 {
-    (void)op;
     long r = sys(keyctl, 1 /* KEYCTL_JOIN_SESSION_KEYRING */, 0);
     return r < 0 ? (int)r : 0;
 }
@@ -662,11 +650,10 @@ int op_landlock(const struct ck_op *op)
 }
 
 /* The caller looks from outside, where nothing of ours can lie to it. */
-int op_attest(const struct ck_op *op)
+int op_attest(UNUSED const struct ck_op *op)
 {
     struct ck_msg m = {.kind = CK_MSG_COMPLETE};
     char go;
-    (void)op;
     int r = send_msg(&m, 0, 0, 0);
     return r < 0 ? r : sys(read, ctx.status_fd, &go, 1) == 1 ? 0 : -ECANCELED;
 }
