@@ -15,6 +15,7 @@ from . import plan as p
 from .errors import InvalidValue, syscall_error
 from .kernel import calls
 from .kernel.calls import StrPath
+from .kernel.fd import put
 from .mounttree import MountTree
 from .namespaces import ENTER_NETWORK
 from .plan import Code, Op, Plan, Stage
@@ -35,15 +36,17 @@ RDONLY, NOSUID, NODEV, NOEXEC, NOSYMFOLLOW = (
 )
 
 
-def _open(path: bytes) -> tuple[int, int]:
-    """A handle, and what it is of: S_IFDIR, or S_IFREG for all else.
+def _open(fds: list[int], path: bytes) -> int:
+    """Add a handle to ``fds``. What it is of: S_IFDIR, or S_IFREG for all else.
 
     stat(2) would ask the server of a file system that has one, and wait for as long as that does not answer.
     """
     try:
-        return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), stat.S_IFDIR
+        put(fds, os.open, path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        return stat.S_IFDIR
     except NotADirectoryError:
-        return os.open(path, os.O_PATH | os.O_CLOEXEC), stat.S_IFREG
+        put(fds, os.open, path, os.O_PATH | os.O_CLOEXEC)
+        return stat.S_IFREG
 
 
 class Build:
@@ -110,12 +113,12 @@ class Build:
         if not path.startswith(b"/"):
             path = os.path.abspath(path)
         try:
-            fd, mode = _open(path)
+            mode = _open(self.plan.owned, path)
         except OSError as error:
             raise syscall_error(
                 error.errno or 0, "open", os.fsdecode(path), f"the source of a mount: {words}"
             ) from None
-        self.plan.owned.append(fd)
+        fd = self.plan.owned[-1]
         stage = Stage.OUTSIDE if self.outside else Stage.INSIDE
         if not (self.outside and self.idmap):
             flags &= ~p.IDMAP

@@ -9,6 +9,7 @@ from typing import Self
 
 from . import spawn
 from .errors import StatusLost
+from .kernel.fd import Fd
 from .plan import Plan
 
 __all__ = ["Holder"]
@@ -31,11 +32,17 @@ class Holder:
         """Start it. Raises SpawnError, and then nothing is left."""
         _reap_late()
         self._maker = os.getpid()
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        self._started = spawn.Started()  # nothing yet: as when it is closed
         try:
-            self._started = spawn.start(plan, (null, null, null))
+            with Fd.opening(os.open, "/dev/null", os.O_RDWR | os.O_CLOEXEC) as null:
+                starting = spawn.Starting(plan, (null.fileno(),) * 3)
+                starting.drive()
+                self._started = starting.started
+                starting.hand_over()
+        except BaseException:
+            self.close()
+            raise
         finally:
-            os.close(null)
             plan.close()
 
     @property
@@ -68,6 +75,10 @@ class Holder:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_started"):
+            self.close()
 
 
 def _reap(pidfd: int, timeout: float) -> bool:

@@ -6,7 +6,7 @@ import fcntl
 import os
 import struct
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 
 from .errors import InvalidValue, Unsupported
 from .kernel.fd import Fd
@@ -201,20 +201,34 @@ class IdRange(Fd):
             raise Unsupported(
                 "only root outside any user namespace has ranges of ids to give: use IdMap.single() or subordinate()"
             )
-        fd = _open_lock_file()
+        handle = cls._open()
         try:
             taken = _taken(_mtime("/etc/subuid"), _mtime("/etc/subgid"))
             for _ in range(_SLOTS):
                 index = _next = (_next + 1) % _SLOTS
-                if index not in taken and _lock(fd, index):
-                    handle = cls(fd)
+                if index not in taken and _lock(handle.fileno(), index):
                     handle.start = FIRST + index * RANGE
                     return handle
         except BaseException:
-            os.close(fd)
+            handle.close()
             raise
-        os.close(fd)
+        handle.close()
         raise Unsupported(f"all {_SLOTS} id ranges of 65536 ids are in use: close sandboxes that are no longer needed")
+
+    @classmethod
+    def _open(cls) -> IdRange:
+        """The lock file. The directory must be ours alone: a lock file that others can replace would lock nothing."""
+        try:
+            directory = Fd.opening(os.open, _DIRECTORY, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            os.makedirs(_DIRECTORY, mode=0o700, exist_ok=True)
+            return cls._open()
+        with directory:
+            stat = os.fstat(directory.fileno())
+            if stat.st_uid != 0 or stat.st_mode & 0o022:
+                raise Unsupported(f"{_DIRECTORY} must belong to root and be writable by root only; remove it")
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            return cls.opening(partial(os.open, dir_fd=directory.fileno()), "id-ranges", flags, 0o600)
 
     @property
     def map(self) -> IdMap:
@@ -234,7 +248,7 @@ class IdRange(Fd):
         return 0 <= uid < RANGE and 0 <= gid < RANGE
 
     def __repr__(self) -> str:
-        return "<IdRange closed>" if self.closed else f"<IdRange {self.start}+{RANGE}>"
+        return "<IdRange closed>" if self.closed else f"<IdRange {getattr(self, 'start', '?')}+{RANGE}>"
 
 
 def owns_all_ids() -> bool:
@@ -246,27 +260,6 @@ def owns_all_ids() -> bool:
 def _sees_all_ids(namespace: int) -> bool:
     with open("/proc/self/uid_map") as file:
         return file.read().split() == ["0", "0", "4294967295"]
-
-
-def _open_lock_file() -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    try:
-        return _checked_open(flags)
-    except FileNotFoundError:
-        os.makedirs(_DIRECTORY, mode=0o700, exist_ok=True)
-        return _checked_open(flags)
-
-
-def _checked_open(flags: int) -> int:
-    """The directory must be ours alone: a lock file that others can replace would lock nothing."""
-    directory = os.open(_DIRECTORY, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        stat = os.fstat(directory)
-        if stat.st_uid != 0 or stat.st_mode & 0o022:
-            raise Unsupported(f"{_DIRECTORY} must belong to root and be writable by root only; remove it")
-        return os.open("id-ranges", flags, 0o600, dir_fd=directory)
-    finally:
-        os.close(directory)
 
 
 def _lock(fd: int, index: int) -> bool:

@@ -7,7 +7,6 @@ is pure: it makes no system call, so it can be tested as data. The numbers here 
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from .errors import InvalidValue
 from .kernel.calls import CLONE_FLAGS
+from .kernel.fd import close_all
 
 if TYPE_CHECKING:
     from .security.supervision import Supervision
@@ -184,8 +184,12 @@ class Plan:
 
     def close(self) -> None:
         """Close the descriptors that were opened for this plan. Idempotent."""
-        while self.owned:
-            os.close(self.owned.pop())
+        close_all(self.owned)
+
+    def __del__(self) -> None:
+        """Of one that an interrupted start has lost."""
+        if hasattr(self, "owned"):
+            self.close()
 
     def slot(self) -> int:
         """A free place for a mount that is made in one stage and used in a later one."""

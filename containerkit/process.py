@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 from . import spawn
 from .errors import ClosedHandle, InvalidValue
 from .idmap import IdRange
+from .kernel.fd import close_all, put, put_pair
 from .launch import Arg, HasFileno, Launch, check_stream, compile_launch, has_dev
 
 if TYPE_CHECKING:
@@ -121,9 +122,7 @@ class Process:
     def _begin(self, launch: Launch, stdin: Stream, stdout: Stream, stderr: Stream, start_timeout: float) -> None:
         starting = self._open(launch, stdin, stdout, stderr)
         try:
-            deadline = time.monotonic() + start_timeout
-            while not starting.advance(max(0, int((deadline - time.monotonic()) * 1000))):
-                pass
+            starting.drive(start_timeout)
             self._adopt(starting)
         except BaseException:
             self._give_up(starting)
@@ -192,7 +191,8 @@ class Process:
 
     def _adopt(self, starting: spawn.Starting) -> None:
         """The program runs: the handles are this object's from here on."""
-        self._started = started = starting.hand_over()
+        self._started = started = starting.started
+        starting.hand_over()
         self._streams.close_theirs()
         if self._streams.terminal >= 0:
             started.pty, self._streams.terminal = self._streams.terminal, -1
@@ -435,9 +435,10 @@ class _Streams:
             # No devpts of its own: the caller's serves.
             import termios
 
-            self.terminal, slave = os.openpty()
+            put_pair(self._close, os.openpty)
+            self.terminal, slave = self._close
+            self._close[:] = [slave]
             os.set_inheritable(self.terminal, False)
-            self._close.append(slave)
             termios.tcsetwinsize(slave, host_tty if isinstance(host_tty, tuple) else (24, 80))
             self.theirs = (slave, slave, slave)
             return
@@ -453,11 +454,12 @@ class _Streams:
         if stream == DEVNULL:
             return self._null()
         if stream == PIPE:
-            read, write = os.pipe2(os.O_CLOEXEC)
+            put_pair(self._close, os.pipe2, os.O_CLOEXEC)
+            read, write = self._close[-2:]
             theirs, self.ours[index] = (read, write) if index == 0 else (write, read)
+            self._close[-2:] = [theirs]
             # A program may open /dev/stdout by name, and its ids are not those that the pipe belongs to.
             os.fchmod(theirs, 0o666)
-            self._close.append(theirs)
             return theirs
         if stream == STDOUT:
             raise InvalidValue("STDOUT is only for stderr: it means 'where stdout goes'")
@@ -466,22 +468,25 @@ class _Streams:
         return fd
 
     def _null(self) -> int:
-        fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        self._close.append(fd)
-        return fd
+        return put(self._close, os.open, "/dev/null", os.O_RDWR | os.O_CLOEXEC)
 
     def close_theirs(self) -> None:
-        while self._close:
-            os.close(self._close.pop())
+        close_all(self._close)
 
     def close_ours(self) -> None:
         for index, fd in enumerate(self.ours):
             if fd >= 0:
                 self.ours[index] = -1
                 os.close(fd)
-        if self.terminal >= 0:
-            os.close(self.terminal)
-            self.terminal = -1
+        fd, self.terminal = self.terminal, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        """Of a start that was interrupted, and its giving up too."""
+        if hasattr(self, "_close"):
+            self.close_theirs()
+            self.close_ours()
 
 
 def _is_open(fd: int) -> bool:

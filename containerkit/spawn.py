@@ -16,9 +16,10 @@ from typing import Any
 from ._native._ck import ffi, lib
 from .errors import ContainerkitError, StatusLost, syscall_error
 from .kernel import helper
+from .kernel.fd import close_all, put
 from .plan import Code, Mode, Plan
 
-__all__ = ["Exit", "Started", "Starting", "start"]
+__all__ = ["Exit", "Started", "Starting"]
 
 _MESSAGE = struct.Struct("=IIiiiiiIIIQQQQQQQQQQQ")
 _CLONED, _FAILED, _STARTED, _HOPPED, _EXITED, _COMPLETE, _LISTENER = range(1, 8)
@@ -79,13 +80,19 @@ class Started:
         self.marks: list[tuple[str, int]] = []
 
     def close(self) -> None:
-        for name in ("status", "program", "first", "pty"):
-            fd = getattr(self, name)
-            if fd >= 0:
-                setattr(self, name, -1)
-                os.close(fd)
-        while self.namespaces:
-            os.close(self.namespaces.pop())
+        fd, self.status = self.status, -1
+        if fd >= 0:
+            os.close(fd)
+        fd, self.program = self.program, -1
+        if fd >= 0:
+            os.close(fd)
+        fd, self.first = self.first, -1
+        if fd >= 0:
+            os.close(fd)
+        fd, self.pty = self.pty, -1
+        if fd >= 0:
+            os.close(fd)
+        close_all(self.namespaces)
 
 
 _owner: tuple[int, int] | None = None  # pid, pidfd
@@ -104,32 +111,17 @@ def _owner_pidfd() -> int:
 _ENOTTY = 25
 
 
-def start(plan: Plan, stdio: tuple[int, int, int], timeout: float = 30.0) -> Started:
-    """Start the first process of ``plan`` and return once its program runs.
-
-    ``stdio`` are three descriptors that stay the caller's. Raises SpawnError (nothing is left behind), or
-    TimeoutExpired when the set-up takes longer than ``timeout`` seconds (a hung network file system can do that).
-    """
-    starting = Starting(plan, stdio)
-    try:
-        deadline = time.monotonic() + timeout
-        while not starting.advance(max(0, int((deadline - time.monotonic()) * 1000))):
-            pass
-    except BaseException:
-        starting.abandon()
-        raise
-    return starting.hand_over()
-
-
 class Starting:
     """A start under way: the helper runs, its messages come in on ``fileno()``.
 
-    ``advance()`` takes the next message and says whether the program runs now; :func:`start` calls it until it does,
-    the asyncio twin when its loop sees the descriptor readable. Then ``hand_over()`` gives the handles away. Whoever
-    gives up, for whatever reason, calls ``abandon()``.
+    ``stdio`` are three descriptors that stay the caller's. ``advance()`` takes the next message and says whether the
+    program runs now; ``drive()`` calls it until it does, the asyncio twin when its loop sees the descriptor readable.
+    The caller then takes ``started``, the handles, and says so by ``hand_over()``. Whoever gives up, for whatever
+    reason, calls ``abandon()``.
 
     A signal handler may raise after any call (KeyboardInterrupt does). So what a message brought lies here, and not in
-    a local variable, until it has its place, and an object that nobody was left to abandon abandons itself.
+    a local variable, until it has its place; the handles belong to this object and to the caller for a moment, which is
+    harmless, since they close once; and an object that nobody was left to abandon abandons itself.
     """
 
     def __init__(self, plan: Plan, stdio: tuple[int, int, int]) -> None:
@@ -142,35 +134,54 @@ class Starting:
         self._maker = os.getpid()
         marks = self.started.marks
         marks.append(("begin", time.monotonic_ns()))
-        content = plan.to_bytes()
-        pair = ffi.new("int[2]", (-1, -1))
-        memory = os.memfd_create("ck-plan", os.MFD_CLOEXEC)
+        self._memory: list[int] = []
+        self._pair = ffi.new("int[2]", (-1, -1))
         try:
-            try:
-                self._spawn(memory, pair, content, stdio)
-            finally:
-                os.close(memory)
-                if pair[1] >= 0:
-                    os.close(pair[1])
+            self._spawn(plan.to_bytes(), stdio)
+            self._close_copied()
         except BaseException:
-            self.started.status = pair[0]
             self.abandon()
             raise
 
-    def _spawn(self, memory: int, pair: Any, content: bytes, stdio: tuple[int, int, int]) -> None:
+    def _spawn(self, content: bytes, stdio: tuple[int, int, int]) -> None:
+        pair = self._pair
+        memory = put(self._memory, os.memfd_create, "ck-plan", os.MFD_CLOEXEC)
         _write_all(memory, content)
         result = lib.ck_socketpair(pair)
         if result < 0:
             raise syscall_error(-result, "socketpair")
-        self.started.status = pair[0]
         fds = (*stdio, memory, pair[1], _owner_pidfd(), *self._plan.fds)
         result = lib.ck_spawn(helper.fd(), fds, len(fds), self._helper)
         if result < 0:
             raise _diagnose().helper_failed(-result)
         self.started.marks.append(("helper", time.monotonic_ns()))
 
+    def _close_copied(self) -> None:
+        """What only the helper needs. Our end of the socket goes to where it stays."""
+        close_all(self._memory)
+        pair = self._pair
+        if pair[0] >= 0:
+            self.started.status, pair[0] = pair[0], -1
+        fd, pair[1] = pair[1], -1
+        if fd >= 0:
+            os.close(fd)
+
     def fileno(self) -> int:
         return self.started.status
+
+    def drive(self, timeout: float = 30.0) -> None:
+        """Until the program runs.
+
+        Raises SpawnError, or TimeoutExpired when that takes longer than ``timeout`` seconds (a hung network file system
+        can do that), and then nothing is left.
+        """
+        try:
+            deadline = time.monotonic() + timeout
+            while not self.advance(max(0, int((deadline - time.monotonic()) * 1000))):
+                pass
+        except BaseException:
+            self.abandon()
+            raise
 
     def advance(self, timeout_ms: int) -> bool:
         """Wait for a message and take it. True when the program runs: STARTED, and in Mode.EXEC then its exec."""
@@ -234,10 +245,9 @@ class Starting:
         self._plan.attest(procfs.child_of(first) if self._plan.mode is Mode.INIT else first)
         os.write(self.started.status, b"\0")
 
-    def hand_over(self) -> Started:
-        """The handles, which are the caller's from here on."""
-        started, self.started = self.started, Started()
-        return started
+    def hand_over(self) -> None:
+        """The caller has taken ``started``, and owns the handles from here on."""
+        self.started = Started()
 
     def _reap_helpers(self) -> None:
         if (pidfd := self._helper[0]) >= 0:
@@ -256,6 +266,7 @@ class Starting:
         "go" socket and exits by itself.
         """
         started = self.started
+        self._close_copied()
         if self._fds[0] >= 0:
             self._take()
         self._end_helpers()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import InvalidValue
 from ..kernel import calls
+from ..kernel.fd import put
 from ..plan import Code, Op, Plan, Stage
 from .base import MAGIC
 from .cgroup import Cgroup
@@ -51,8 +53,7 @@ def _enter(plan: Plan, fd: int, version: int, controllers: str) -> None:
     if version == 2:
         plan.cgroup_fd = plan.fd(fd)
         return
-    tasks = os.open("tasks", os.O_WRONLY | os.O_CLOEXEC, dir_fd=fd)
-    plan.owned.append(tasks)
+    tasks = put(plan.owned, partial(os.open, dir_fd=fd), "tasks", os.O_WRONLY | os.O_CLOEXEC)
     words = f"enter the cgroup (v1{': ' + controllers if controllers else ''})"
     plan.add(Op(Code.CGROUP1, Stage.EARLY, words, fd=plan.fd(tasks)))
 

@@ -1,13 +1,42 @@
-"""One owner for one descriptor, closed once."""
+"""One owner for one descriptor, closed once.
+
+Python runs signal handlers between two instructions, and a handler may raise: KeyboardInterrupt. Right after a call its
+result has no owner yet, so ``fd = os.open(...)`` loses a descriptor now and then. :func:`put` and :meth:`Fd.opening`
+call and store without an instruction in between, and :func:`close_all` forgets a number without a call before the one
+that closes it. CPython looks for signals after calls, at the start of functions and at the end of a loop's body, and
+nowhere else; tests/faults/interrupts.py tries all these moments.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
+from itertools import chain, starmap
 from typing import Any, Self
 
 from ..errors import ClosedHandle
 
-__all__ = ["Fd"]
+__all__ = ["Fd", "close_all", "put", "put_pair"]
+
+
+def put(fds: list[int], call: Callable[..., int], *args: Any) -> int:
+    """Append what a call opens to ``fds``, and return it."""
+    fds.extend(starmap(call, (args,)))
+    return fds[-1]
+
+
+def put_pair(fds: list[int], call: Callable[..., Iterable[int]], *args: Any) -> None:
+    """Append both descriptors that a call opens: a pipe, a terminal."""
+    fds.extend(chain.from_iterable(starmap(call, (args,))))
+
+
+def close_all(fds: list[int]) -> None:
+    """Close and forget each. May be interrupted and called again: no number is closed twice."""
+    while fds:
+        fd, fds[-1] = fds[-1], -1
+        if fd >= 0:
+            os.close(fd)
+        del fds[-1]
 
 
 class Fd:
@@ -24,6 +53,14 @@ class Fd:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+
+    @classmethod
+    def opening(cls, call: Callable[..., int], *args: Any) -> Self:
+        """The owner of what a call opens."""
+        self = cls.__new__(cls)
+        for self._fd in starmap(call, (args,)):
+            pass
+        return self
 
     def fileno(self) -> int:
         """The number, for a call that is made now. Raises ClosedHandle when closed."""
@@ -55,10 +92,12 @@ class Fd:
 
     def __del__(self) -> None:
         if getattr(self, "_fd", -1) >= 0:
-            import warnings
+            try:
+                import warnings
 
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            self.close()
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            finally:
+                self.close()
 
     def __reduce__(self) -> Any:
         raise TypeError(f"cannot pickle {type(self).__name__}: a kernel handle has no meaning in another process")

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import leaks
@@ -114,6 +115,8 @@ def as_user(state: Path, wanted: str) -> int:
 
 if __name__ == "__main__":
     path = Path(sys.argv[1]).absolute()
+    with suppress(PermissionError):  # what others orphan is not taken for ours
+        os.setsid()
     if "user" in sys.argv[3:]:
         sys.exit(as_user(path, sys.argv[2]))
     with tempfile.TemporaryDirectory(prefix="ck-soak-") as tempfile.tempdir:
