@@ -289,7 +289,7 @@ def test_a_fork_bomb_is_killed_completely(way: str) -> None:
         pytest.skip("v2 has one way")
     # The fence is of our own test: it keeps the machine usable.
     with Cgroup.create(limits=Limits(pids_max=100)) as fence, fence.child(controllers=controllers_for(way)) as group:
-        places = {one.hierarchy: one for one in (*fence.dirs, *group.dirs)}
+        places = {one.key: one for one in (*fence.dirs, *group.dirs)}
         with Process([sys.executable, "-c", BOMB], cgroup=[*places.values()]) as bomb:
             until(lambda: int(fence.directory("pids").read("pids.current")) >= 50)
             group.remove(30 * PATIENCE)

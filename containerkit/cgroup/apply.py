@@ -103,11 +103,7 @@ def _inherited(directory: Directory, file: str) -> str:
     """What lifts a cpuset: in v2 nothing at all, in v1 all that the group above has."""
     if directory.version == 2:
         return "\n"
-    fd = os.open(f"../{file}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory.fileno())
-    try:
-        return os.read(fd, 1 << 16).decode().strip()
-    finally:
-        os.close(fd)
+    return directory.read(file, above=True)
 
 
 def _sum_first(one: Write, after: list[Write]) -> Write | None:

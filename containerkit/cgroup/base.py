@@ -9,18 +9,24 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from typing import TypeVar
 
-from ..errors import Busy, CgroupUnavailable, Exists, InvalidValue, SyscallError, Unsupported, syscall_error
+from ..errors import Busy, CgroupUnavailable, Exists, InvalidValue, SyscallError, syscall_error
 from ..kernel import calls
 from .directory import OPEN, Directory
 from .layout import LEAF, Hierarchy, Layout
 
-__all__ = ["CORE", "MAGIC", "enable", "make", "open_base", "open_directory", "serves"]
+__all__ = ["CORE", "MAGIC", "Parent", "below_own", "make", "open_directory", "prepare", "serves"]
 
 CORE = "cgroup"
 """What is asked of the v2 hierarchy when no controller is: killing, freezing, pressure, and a place to look."""
+
+Parent = Hierarchy | Directory
+"""What a group is made below: a hierarchy at this process's base in it, or a directory."""
+
+Made = TypeVar("Made")
 
 MAGIC = {1: 0x27E0EB, 2: 0x63677270}
 
@@ -29,25 +35,24 @@ _DELEGATE = (
     "with `systemd-run --user --scope -p Delegate=yes COMMAND`"
 )
 
-_layout: tuple[bytes, str, Layout] | None = None
+_layout: tuple[bytes, Layout] | None = None
 
 
 def layout() -> Layout:
-    """The layout, read anew only when this process has changed its cgroup or its mount namespace."""
+    """The layout, read anew only when this process has changed its cgroup; make() finds out about other changes."""
     global _layout
     fd = os.open("/proc/self/cgroup", os.O_RDONLY | os.O_CLOEXEC)
     try:
         ours = os.read(fd, 1 << 16)
     finally:
         os.close(fd)
-    mounts = os.readlink("/proc/self/ns/mnt")
-    if _layout is None or _layout[:2] != (ours, mounts):
-        _layout = (ours, mounts, Layout.current())
-    return _layout[2]
+    if _layout is None or _layout[0] != ours:
+        _layout = (ours, Layout.current())
+    return _layout[1]
 
 
 def forget() -> None:
-    """The mount table has changed."""
+    """What is mounted has changed."""
     global _layout
     _layout = None
 
@@ -59,19 +64,43 @@ def serves(directory: Hierarchy | Directory, wanted: Iterable[str]) -> bool:
     return any(name in directory.controllers or (name == "io" and "blkio" in directory.controllers) for name in wanted)
 
 
-def open_base(wanted: frozenset[str], manager: str = "auto") -> list[Directory]:
-    """The directories to make a group with these controllers in; the caller closes them."""
+def below_own(wanted: frozenset[str], manager: str, make: Callable[[Sequence[Parent]], Made]) -> Made:
+    """What ``make`` makes below this process's own place; once more when the machine is not as it was remembered."""
     if manager not in ("auto", "cgroupfs", "systemd"):
         raise InvalidValue(f"manager={manager!r} must be 'auto', 'cgroupfs' or 'systemd'")
-    try:
-        return _open_base(wanted)
-    except (OSError, Unsupported):
-        forget()  # something else was mounted there since
-        return _open_base(wanted)
-
-
-def _open_base(wanted: frozenset[str]) -> list[Directory]:
     where = layout()
+    if manager == "systemd" or (manager == "auto" and systemd_owns(where)):
+        from . import systemd
+
+        with systemd.open_scope() as scope:
+            return make([scope])
+    try:
+        return _below(where, wanted, make)
+    except CgroupUnavailable:
+        forget()
+        if layout() == where:
+            raise
+    return _below(layout(), wanted, make)
+
+
+def systemd_owns(where: Layout) -> bool:
+    """Whether systemd manages the group of this process: it is running, the tree is v2, and nobody was given this part.
+
+    A delegated unit has an extended attribute (systemd.resource-control(5)); what is below one has no unit's name.
+    """
+    own = where.unified
+    if own is None or where.version != "v2" or not os.path.isdir("/run/systemd/system"):  # sd_booted(3)
+        return False
+    if own.base != own.directory or not own.path.endswith((".service", ".scope", ".slice")):
+        return False
+    for name in ("trusted.delegate", "user.delegate"):
+        with suppress(OSError):
+            if os.getxattr(own.directory, name) == b"1":
+                return False
+    return True
+
+
+def _below(where: Layout, wanted: frozenset[str], make: Callable[[Sequence[Parent]], Made]) -> Made:
     if not where.hierarchies:
         raise CgroupUnavailable(
             "no cgroup file system is mounted here: mount it (`mount -t cgroup2 cgroup2 /sys/fs/cgroup`), or have the "
@@ -80,15 +109,7 @@ def _open_base(wanted: frozenset[str]) -> list[Directory]:
         )
     if "devices" in wanted and where.find("devices") is None:
         wanted |= {CORE}  # v2 has a program in the place of a controller
-    found: list[Directory] = []
-    try:
-        for one in where.hierarchies:
-            if serves(one, wanted):
-                found.append(open_directory(one, one.base))
-    except BaseException:
-        close_all(found)
-        raise
-    return found
+    return make([one for one in where.hierarchies if serves(one, wanted)])
 
 
 def close_all(directories: Iterable[Directory]) -> None:
@@ -113,89 +134,100 @@ def open_directory(hierarchy: Hierarchy, path: str) -> Directory:
     return directory
 
 
-def make(above: Directory, name: str) -> Directory:
-    """mkdir(2) and open. Raises Exists, CgroupUnavailable."""
-    path = f"{above.path}/{name}"
+def make(above: Parent, name: str) -> Directory:
+    """mkdir(2) and open, below a directory or a hierarchy's base. Raises Exists, CgroupUnavailable."""
+    if isinstance(above, Directory):
+        where, fd = above.path, above.fileno()
+    else:
+        where, fd = above.base, None
+    path = f"{where}/{name}"
+    given = path if fd is None else name
     try:
-        os.mkdir(name, 0o755, dir_fd=above.fileno())
+        os.mkdir(given, 0o755, dir_fd=fd)
     except OSError as error:
-        raise _no_group(error, above, path) from None
+        raise _no_group(error, where, path) from None
     try:
-        made = Directory(os.open(name, OPEN, dir_fd=above.fileno()), above.controllers, above.version, path)
+        made = Directory(os.open(given, OPEN, dir_fd=fd), above.controllers, above.version, path)
     except BaseException:
-        os.rmdir(name, dir_fd=above.fileno())
+        os.rmdir(given, dir_fd=fd)
         raise
+    if fd is None and calls.fs_magic(made.fileno()) != MAGIC[above.version]:
+        made.close()
+        os.rmdir(path)
+        raise CgroupUnavailable(f"{where!r} is not a directory of cgroup v{above.version}", "not mounted")
     return made
 
 
-def _no_group(error: OSError, above: Directory, path: str) -> Exception:
+def _no_group(error: OSError, where: str, path: str) -> Exception:
     number = error.errno or errno.EIO
     if number == errno.EROFS:
         return CgroupUnavailable(
-            f"{above.path!r} is mounted read-only: have it mounted read-write (a container engine does so for a "
+            f"{where!r} is mounted read-only: have it mounted read-write (a container engine does so for a "
             "privileged container, or with `--cgroupns=private -v /sys/fs/cgroup:/sys/fs/cgroup:rw`)",
             "read-only",
         )
     if number in (errno.EACCES, errno.EPERM):
         return CgroupUnavailable(
-            f"this user (id {os.geteuid()}) may not make groups in {above.path!r}: {_DELEGATE}", "not delegated"
+            f"this user (id {os.geteuid()}) may not make groups in {where!r}: {_DELEGATE}", "not delegated"
         )
+    if number in (errno.ENOENT, errno.ENODEV):
+        return CgroupUnavailable(f"{where!r} is gone: it was unmounted or removed", "not mounted")
     hint = None
     if number == errno.EAGAIN:
         hint = "cgroup.max.descendants or cgroup.max.depth of a group above is reached"
     return syscall_error(number, "mkdir", path, hint)
 
 
-def enable(above: Directory, names: Iterable[str]) -> None:
-    """Give the children of a v2 cgroup these controllers. Raises CgroupUnavailable: what stands against it."""
+def _enable(made: Directory, names: Iterable[str]) -> None:
+    """Have a v2 group given these controllers by the one above. Raises CgroupUnavailable: what stands against it."""
     for name in names:
         try:
-            above.write("cgroup.subtree_control", f"+{name}")
+            made.write("cgroup.subtree_control", f"+{name}", above=True)
         except SyscallError as error:
-            raise _not_enabled(error, above, name) from None
+            raise _not_enabled(error, os.path.dirname(made.path), name) from None
 
 
-def _not_enabled(error: SyscallError, above: Directory, name: str) -> Exception:
+def _not_enabled(error: SyscallError, where: str, name: str) -> Exception:
     if error.errno == errno.EBUSY:
         return CgroupUnavailable(
-            f"{above.path!r} has processes of its own, and cgroup v2 then gives its children no controller "
+            f"{where!r} has processes of its own, and cgroup v2 then gives its children no controller "
             f'({name!r} was wanted; cgroups(7), "no internal processes"): call Cgroup.enter_leaf() once when the '
             "program starts, which moves them into a child, or be started in a cgroup of your own",
             "busy",
         )
     if error.errno in (errno.EACCES, errno.EPERM):
         return CgroupUnavailable(
-            f"this user (id {os.geteuid()}) may not hand controllers down from {above.path!r}: {_DELEGATE}",
+            f"this user (id {os.geteuid()}) may not hand controllers down from {where!r}: {_DELEGATE}",
             "not delegated",
         )
     if error.errno == errno.ENOENT:
         return CgroupUnavailable(
-            f"the controller {name!r} was not handed down to {above.path!r}: the cgroup.subtree_control of each group "
+            f"the controller {name!r} was not handed down to {where!r}: the cgroup.subtree_control of each group "
             f"above must have it (systemd: Delegate={name})",
             "controller",
         )
     if error.errno == errno.EOPNOTSUPP:
         return CgroupUnavailable(
-            f"{above.path!r} is threaded (cgroup.type): its children have no controller {name!r}", "controller"
+            f"{where!r} is threaded (cgroup.type): its children have no controller {name!r}", "controller"
         )
     return error
 
 
-def prepare(above: Directory, made: Directory, wanted: frozenset[str], required: frozenset[str]) -> None:
-    """Give a new group its controllers. One that is only wanted may stay away."""
+def prepare(above: Parent, made: Directory, wanted: frozenset[str], required: frozenset[str]) -> None:
+    """Give a new group its controllers: ``above`` has them to give. One that is only wanted may stay away."""
     if made.version == 1:
         if "cpuset" in made.controllers:
             for file in ("cpuset.mems", "cpuset.cpus"):  # a v1 group without these takes no process
-                made.write(file, above.read(file))
+                made.write(file, made.read(file, above=True))
         return
     made.controllers = tuple(made.read("cgroup.controllers").split())
     lacking = (wanted & set(above.controllers)) - set(made.controllers)
     if not lacking:
         return
     try:
-        enable(above, sorted(lacking & required))
+        _enable(made, sorted(lacking & required))
         with suppress(CgroupUnavailable):
-            enable(above, sorted(lacking - required))
+            _enable(made, sorted(lacking - required))
     finally:
         made.controllers = tuple(made.read("cgroup.controllers").split())
 

@@ -81,7 +81,7 @@ class Cgroup(Observed):
         controllers: Iterable[str] | None = None,
         delegate: tuple[int, int] | None = None,
         manager: Manager = "auto",
-    ) -> Self:
+    ) -> Cgroup:
         """Make a group. Nothing of it is left when this raises.
 
         Args:
@@ -104,12 +104,16 @@ class Cgroup(Observed):
         required = (asked if controllers is not None else frozenset()) | (
             needed if limits is not None and not limits.best_effort else frozenset()
         )
-        parents = _parents(parent, asked | needed, manager, everywhere=controllers is None)
-        try:
-            self = cls.below(parents, name or new_name(), wanted=asked | needed, required=required, limits=limits)
-        finally:
-            if parent is None:
-                base.close_all(parents)
+        wanted = asked | needed
+
+        def make(parents: Sequence[base.Parent]) -> Cgroup:
+            return cls.below(parents, name or new_name(), wanted=wanted, required=required, limits=limits)
+
+        if parent is None:
+            self = base.below_own(wanted, manager, make)
+        else:
+            parent.fileno()
+            self = make([one for one in parent.dirs if controllers is None or base.serves(one, wanted)])
         if delegate is not None:
             try:
                 for one in self.dirs:
@@ -122,7 +126,7 @@ class Cgroup(Observed):
     @classmethod
     def below(
         cls,
-        parents: Iterable[Directory],
+        parents: Sequence[base.Parent],
         name: str,
         *,
         wanted: frozenset[str],
@@ -373,17 +377,8 @@ def _needs(limits: Limits | None) -> frozenset[str]:
     return frozenset() if limits is None else controllers(limits)
 
 
-def _parents(
-    parent: Cgroup | None, wanted: frozenset[str], manager: Manager, *, everywhere: bool
-) -> Sequence[Directory]:
-    if parent is None:
-        return base.open_base(wanted, manager)
-    parent.fileno()
-    return parent.dirs if everywhere else [one for one in parent.dirs if base.serves(one, wanted)]
-
-
 def _make_all(
-    parents: Iterable[Directory], name: str, wanted: frozenset[str], required: frozenset[str]
+    parents: Iterable[base.Parent], name: str, wanted: frozenset[str], required: frozenset[str]
 ) -> list[Directory]:
     made: list[Directory] = []
     try:

@@ -40,8 +40,8 @@ class Directory(Fd):
         self.controllers, self.version, self.path = controllers, version, path
 
     @property
-    def hierarchy(self) -> tuple[str, ...]:
-        """The controllers of its hierarchy in v1, which its directories there share; nothing in v2."""
+    def key(self) -> tuple[str, ...]:
+        """What it shares with its hierarchy and no other has: the controllers in v1, nothing in v2."""
         return self.controllers if self.version == 1 else ()
 
     def open(self, file: str, flags: int = os.O_RDONLY) -> int:
@@ -53,9 +53,9 @@ class Directory(Fd):
         except OSError as error:
             raise self._error(error, "open", file) from None
 
-    def read(self, file: str) -> str:
-        """The text of one of its files, without the last newline."""
-        fd = self.open(file)
+    def read(self, file: str, *, above: bool = False) -> str:
+        """The text of one of its files, or of the group directly above it, without the last newline."""
+        fd = self._open_above(file) if above else self.open(file)
         try:
             text = os.read(fd, _SIZE)
             while len(text) % _SIZE == 0 and (more := os.read(fd, _SIZE)):
@@ -66,15 +66,22 @@ class Directory(Fd):
             os.close(fd)
         return text.decode(errors="replace").rstrip("\n")
 
-    def write(self, file: str, value: str | int) -> None:
-        """Write one of its files, in one write(2)."""
-        fd = self.open(file, os.O_WRONLY)
+    def write(self, file: str, value: str | int, *, above: bool = False) -> None:
+        """Write one of its files, or of the group directly above it, in one write(2)."""
+        fd = self._open_above(file, os.O_WRONLY) if above else self.open(file, os.O_WRONLY)
         try:
             os.write(fd, str(value).encode())
         except OSError as error:
             raise self._error(error, "write", file, f"the value was {str(value)!r}") from None
         finally:
             os.close(fd)
+
+    def _open_above(self, file: str, flags: int = os.O_RDONLY) -> int:
+        """By way of the directory itself: nothing is looked up from the root."""
+        try:
+            return os.open(f"../{file}", flags | os.O_CLOEXEC, dir_fd=self.fileno())
+        except OSError as error:
+            raise self._error(error, "open", f"../{file}") from None
 
     def has(self, file: str) -> bool:
         """Whether the kernel has this file here."""

@@ -34,6 +34,11 @@ class Hierarchy(NamedTuple):
     read_only: bool
 
     @property
+    def key(self) -> tuple[str, ...]:
+        """As /proc/PID/cgroup names it: by its controllers in v1, by nothing in v2."""
+        return self.controllers if self.version == 1 else ()
+
+    @property
     def directory(self) -> str:
         """The directory of this process's own cgroup."""
         return self.locate(self.path)

@@ -199,10 +199,18 @@ def rmdir(directory: Directory) -> bool:
 
     By way of the directory itself, "..": no path is looked up.
     """
+    if _rmdir(directory):
+        return True
+    emptied = False
     for child in children(directory):
         with child:
             if not rmdir(child):
                 return False
+        emptied = True
+    return emptied and _rmdir(directory)
+
+
+def _rmdir(directory: Directory) -> bool:
     try:
         os.rmdir(f"../{os.path.basename(directory.path)}", dir_fd=directory.fileno())
     except FileNotFoundError:

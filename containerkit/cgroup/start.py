@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import CgroupUnavailable, ContainerkitError
 from . import base, members
+from .apply import read_back
 from .cgroup import SECONDS, Cgroup, new_name
 from .directory import Directory
 from .files import controllers
@@ -48,11 +49,13 @@ class Bounds:
         self.limits = limits
         self.group = _make(limits, within, count=count)
         try:
+            if limits.memory_max is not None and limits.memory_oom_group is None and not hold:
+                _die_whole(self.group)
             if hold:
                 # In v2 a group that has processes gives its children no controllers: they go into a child without any.
                 self._inner += [base.make(one, "main") for one in self.group.dirs if one.version == 2]
-            own = {one.hierarchy: one for one in (*self.group.dirs, *self._inner)}
-            outer = {one.hierarchy: one for one in (within.dirs if within is not None else ())}
+            own = {one.key: one for one in (*self.group.dirs, *self._inner)}
+            outer = {one.key: one for one in (within.dirs if within is not None else ())}
             self.dirs: Sequence[Directory] = tuple({**outer, **own}.values())
         except BaseException:
             self.close()
@@ -63,6 +66,14 @@ class Bounds:
         """What the caller agreed to have kept by other means: {limit: value}."""
         found = {name: getattr(self.limits, name) for name in ("memory_max", "cpuset_cpus")}
         return {name: value for name, value in found.items() if value is not None and name in self.group.lacking}
+
+    def enforced(self) -> dict[str, str]:
+        """What the kernel says of its limits, and what is kept by other means."""
+        kept = {f"limit {name}": text for name, text in read_back(self.group.dirs, self.limits).items()}
+        if self.limits.devices is not None and "devices" not in self.group.lacking:
+            kept["limit devices"] = ", ".join(map(str, self.limits.devices))
+        means = {"memory_max": "RLIMIT_DATA, of each process", "cpuset_cpus": "sched_setaffinity(2), of each process"}
+        return kept | {f"limit {name}": f"{means[name]}: {value}" for name, value in self.second_best.items()}
 
     def close(self) -> None:
         """Remove it: what was in it has ended, or is about to. Idempotent; in a fork of the program it only closes."""
@@ -76,28 +87,35 @@ class Bounds:
 
 def _make(limits: Limits, within: Bounds | None, *, count: bool) -> Cgroup:
     needed = controllers(limits)
-    if not count:
+    if not (count or any(file.startswith("pids.") for file, _ in limits.raw or ())):
         needed -= {"pids"}
-    parents: list[Directory] = []
-    inside = {one.hierarchy: one for one in (within.group.dirs if within is not None else ())}
-    try:
-        parents = base.open_base(needed)
+    inside = {one.key: one for one in (within.group.dirs if within is not None else ())}
+
+    def make(parents: Sequence[base.Parent]) -> Cgroup:
         return Cgroup.below(
-            [inside.get(one.hierarchy, one) for one in parents],
+            [inside.get(one.key, one) for one in parents],
             new_name(),
             wanted=needed | {"pids"},  # in v2 it is there for nothing
             required=frozenset() if limits.best_effort else needed,
             limits=limits,
             kept=frozenset() if count else _BY_RLIMIT,
         )
+
+    try:
+        return base.below_own(needed, "auto", make)
     except CgroupUnavailable as error:
         if not limits.best_effort:
             raise
         without = Cgroup("none", ())
         without.lacking = dict.fromkeys(limits.grouped, str(error))
         return without
-    finally:
-        base.close_all(parents)
+
+
+def _die_whole(group: Cgroup) -> None:
+    """A run that has lost a part of itself is not what was asked for. A sandbox, which has many runs, goes on."""
+    for one in group.dirs:
+        if one.version == 2 and "memory" in one.controllers:
+            one.write("memory.oom.group", 1)
 
 
 def _remove_later(group: Cgroup) -> None:
