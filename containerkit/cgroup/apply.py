@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import CgroupUnavailable, InvalidValue, NotFound, SyscallError, Unsupported, syscall_error
 from .base import why_absent
 from .directory import Directory
-from .files import ALTERNATIVES, FIELDS, Missing, Write, controller_of, missing, resets, writes
+from .files import ALTERNATIVES, FIELDS, Missing, Write, controller_of, planned, resets, writes
 
 if TYPE_CHECKING:
     from ..limits import Limits
@@ -38,10 +38,11 @@ def apply(
     """
     versions = _versions(dirs)
     limits = _located(limits)
-    lacking = [_explained(one, versions) for one in missing(limits, versions) if one.field not in kept]
+    wanted, absent = planned(limits, tuple(versions.items()))
+    lacking = [_explained(one, versions) for one in absent if one.field not in kept]
     if lacking and not limits.best_effort:
         raise refuse(lacking)
-    pending = writes(limits, versions)
+    pending = list(wanted)
     if before is not None:
         gone = {name for name in FIELDS if getattr(before, name) is not None and getattr(limits, name) is None}
         gone.add("cpu_burst")  # whatever comes: the old one may be more than the new quota

@@ -7,12 +7,13 @@ its quota, the quota before its burst; in v1 memory nodes before processors).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from ..limits import Limits
 
-__all__ = ["FIELDS", "Field", "Missing", "Write", "missing", "resets", "writes"]
+__all__ = ["FIELDS", "Field", "Missing", "Write", "missing", "planned", "resets", "writes"]
 
 
 class Write(NamedTuple):
@@ -221,6 +222,16 @@ ALTERNATIVES = {"io.weight": "io.bfq.weight", "blkio.bfq.weight": "blkio.weight"
 """The same limit by the file of another scheduler."""
 
 
+Versions = tuple[tuple[str, int], ...]
+
+
+@lru_cache(64)
+def planned(limits: Limits, versions: Versions) -> tuple[tuple[Write, ...], tuple[Missing, ...]]:
+    """:func:`writes` and :func:`missing`, counted once for limits that many starts have."""
+    return tuple(writes(limits, dict(versions))), tuple(missing(limits, dict(versions)))
+
+
+@lru_cache(64)
 def controllers(limits: Limits) -> frozenset[str]:
     """The controllers that these limits need, by v2's names."""
     found = {FIELDS[name].controller for name in _asked(limits) if name != "raw"}
