@@ -11,7 +11,7 @@ from pathlib import Path
 
 import ebpf
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_device import DEVICES
 
@@ -51,6 +51,7 @@ def test_the_program_for_one_node_is_these_bytes() -> None:
     assert assemble(allow_list(["c 1:3 r"])) == bytes.fromhex(" ".join(lines))
 
 
+@settings(deadline=None)
 @given(st.lists(DEVICES, max_size=6), st.lists(DEVICES, min_size=1, max_size=6))
 def test_the_program_allows_what_the_rules_allow(rules: list[Device], requests: list[Device]) -> None:
     code = ebpf.decode(assemble(allow_list(rules)))
@@ -87,6 +88,7 @@ class Listing:
         return "".join(f"{Device(*node, ''.join(access))}\n" for node, access in self.exceptions.items())
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(DEVICES, max_size=4), min_size=1, max_size=3))
 def test_the_v1_list_becomes_the_wanted_one_whatever_it_was(lists: list[list[Device]]) -> None:
     listing = Listing()

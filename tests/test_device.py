@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from containerkit import InvalidValue, NotFound
@@ -96,6 +96,7 @@ def test_the_standard_devices_are_those_of_dev() -> None:
     assert {device for path in paths for device in allow_list([path])} <= allowed
 
 
+@settings(deadline=None)
 @given(st.lists(DEVICES, max_size=6), DEVICES)
 def test_one_rule_has_all_that_the_rules_allow_for_a_node(rules: list[Device], request: Device) -> None:
     """What the kernel asks for: is there one rule that covers the node and the whole access?"""
