@@ -347,7 +347,7 @@ def test_an_allowed_call_is_answered_in_few_steps(preset: str, machine: str) -> 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_presets_are_short(preset: str) -> None:
     for machine in ("x86_64", "aarch64"):
-        assert len(decoded(PRESETS[preset]().program(machine))) < 200
+        assert len(decoded(PRESETS[preset]().program(machine))) < 125  # each costs 0.2 us of every start
 
 
 # ---- what the presets promise ----------------------------------------------------------------------------------------
@@ -490,7 +490,7 @@ def test_other_personalities_are_refused(persona: int) -> None:
 
 
 @pytest.mark.parametrize(("mode", "allowed"), [(0o10600, True), (0o100600, True), (0o140600, True), (0o600, True),
-                                               (0o20600, False), (0o60600, False), (0o40700, False)])  # fmt: skip
+                                               (0o20600, False), (0o60600, False), (0o120777, False)])  # fmt: skip
 def test_strict_makes_no_device_node(mode: int, allowed: bool) -> None:
     expected = ALLOW if allowed else refused("EPERM")
     assert answer(Seccomp.strict(), "mknod", 0, mode, 0) == expected
