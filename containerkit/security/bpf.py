@@ -5,8 +5,8 @@ and a conditional jump only over 255 instructions. So the program is written fro
 its targets are, and a target that has come too far away gets a stepping stone.
 
 The shape: is it our architecture; then a search over the call numbers, in which neighbours with one answer are one
-range; then, for the few calls that have conditions, their tests. The path to an answer that hangs on the number alone has
-only jumps, so Linux keeps these answers in a bitmap and does not run the filter at all (5.11, x86-64, arm64).
+range; then, for the few calls that have conditions, their tests. The path to an answer that hangs on the number alone
+has only jumps, so Linux keeps these answers in a bitmap and does not run the filter at all (5.11, x86-64, arm64).
 
 What a filter costs is its loading, at every start: 20 us for any, 0.2 us for each instruction (the kernel compiles it),
 and 3 ns for each step of each number on its way to an answer (the kernel tries all of them for its bitmap). So the
