@@ -16,7 +16,7 @@ from typing import Any
 from ._native._ck import ffi, lib
 from .errors import ContainerkitError, StatusLost, syscall_error
 from .kernel import helper
-from .kernel.fd import close_all, put
+from .kernel.fd import Fd, close_all, put
 from .plan import Code, Mode, Plan
 
 __all__ = ["Exit", "Started", "Starting"]
@@ -128,6 +128,8 @@ class Starting:
         self._plan = plan
         self._running = False
         self._helper = ffi.new("int *", -1)
+        self._name = b""
+        self._killed = False
         self._buffer = bytearray(_BUFFER)
         self._fds = ffi.new("int[16]", _NO_FDS)
         self.started = Started()
@@ -154,6 +156,7 @@ class Starting:
         result = lib.ck_spawn(helper.fd(), fds, len(fds), self._helper)
         if result < 0:
             raise _diagnose().helper_failed(-result)
+        self._name = b"ck-%d" % result
         self.started.marks.append(("helper", time.monotonic_ns()))
 
     def _close_copied(self) -> None:
@@ -251,19 +254,18 @@ class Starting:
 
     def _reap_helpers(self) -> None:
         if (pidfd := self._helper[0]) >= 0:
-            _reap(pidfd)
+            self._killed |= _reap(pidfd)
             self._helper[0] = -1
             os.close(pidfd)
         if (pidfd := self.started.hopped) >= 0:
-            _reap(pidfd)
+            self._killed |= _reap(pidfd)
             self.started.hopped = -1
             os.close(pidfd)
 
     def abandon(self) -> None:
         """A start that failed or was interrupted: nothing of it stays. Idempotent.
 
-        The helper may have cloned the first process and died before it could tell: that one then sees the end of its
-        "go" socket and exits by itself.
+        A helper that somebody else killed may have cloned a process before it could tell of it.
         """
         started = self.started
         self._close_copied()
@@ -277,6 +279,8 @@ class Starting:
         if started.first >= 0:
             kill(started.first, _SIGKILL)
             wait_status(started.first)
+        if self._killed:
+            _reap_named(self._name)
         started.close()
 
     def _end_helpers(self) -> None:
@@ -296,10 +300,31 @@ def _write_all(fd: int, content: bytes) -> None:
         left = left[os.write(fd, left) :]
 
 
-def _reap(pidfd: int) -> None:
+def _reap(pidfd: int) -> bool:
+    """Whether somebody else had killed it."""
     status = ffi.new("int *")
     while lib.ck_waitid(pidfd, _WEXITED, status, ffi.NULL) == -_EINTR:
         pass
+    return status[0] & 0x7F not in (0, _GIVE_UP)
+
+
+def _reap_named(name: bytes) -> None:
+    """Kill and reap the children that a helper has left; they have its name (ck_main in main.c)."""
+    ours = os.getpid()
+    for entry in os.listdir("/proc"):
+        if not entry.isdecimal():
+            continue
+        try:
+            with open(f"/proc/{entry}/stat", "rb") as file:
+                head, _, tail = file.read().rpartition(b") ")
+            if head.partition(b" (")[2] != name or int(tail.split()[1]) != ours:
+                continue
+            child = Fd.opening(os.pidfd_open, int(entry))
+        except OSError:  # it has ended, or is not ours to look at
+            continue
+        with child:
+            kill(child.fileno(), _SIGKILL)
+            _reap(child.fileno())
 
 
 def kill(pidfd: int, signum: int) -> bool:

@@ -121,7 +121,7 @@ import containerkit
 assert "cffi" not in sys.modules, "the extension must not need cffi's own modules at run time"
 assert not containerkit.__file__.startswith({root!r}), containerkit.__file__
 from containerkit._native import _ck
-assert _ck.lib.ck_close_range
+assert _ck.lib.ck_spawn
 assert "cffi" not in sys.modules
 """
 

@@ -28,7 +28,6 @@ int ck_listmount(uint64_t mount_id, uint64_t last, uint64_t *out, size_t count);
 int ck_openat2(int dirfd, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve);
 int ck_mount_id(const char *path, uint64_t *id);
 int ck_statfs_type(int fd, uint64_t *type);
-int ck_close_range(unsigned int first, unsigned int last, unsigned int flags);
 
 /* namespaces */
 int ck_ioctl(int fd, unsigned long request, uint64_t arg);

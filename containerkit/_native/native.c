@@ -340,11 +340,6 @@ int ck_statfs_type(int fd, uint64_t *type)
     return 0;
 }
 
-int ck_close_range(unsigned int first, unsigned int last, unsigned int flags)
-{
-    return result(syscall(__NR_close_range, first, last, flags));
-}
-
 /* ---- namespaces --------------------------------------------------------------------------------------------------- */
 
 int ck_ioctl(int fd, unsigned long request, uint64_t arg)

@@ -171,7 +171,3 @@ def listmount(mount_id: int = (1 << 64) - 1, limit: int = 4096) -> list[int]:
 def landlock_abi() -> int:
     """The version of Landlock's interface, 0 without it: 4 restricts TCP, 6 signals (landlock(7))."""
     return max(0, int(lib.ck_landlock_abi()))
-
-
-def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:
-    check(lib.ck_close_range(first, last, flags), "close_range")

@@ -326,6 +326,7 @@ static _Noreturn void first_process(int go)
     if (run_stage(CK_STAGE_EARLY) < 0)
         quit(71);
     receive_slots();
+    sys(prctl, PR_SET_NAME, "ck-init", 0, 0, 0);
     sys(prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
     if (run_stage(CK_STAGE_INSIDE) < 0)
         quit(71);
@@ -389,7 +390,7 @@ static int say_go(int sock)
 static int hop(void)
 {
     int pidfd = -1, told[2];
-    char end;
+    char end = 0;
     struct clone_args args = {.flags = CLONE_PARENT | CLONE_PIDFD, .pidfd = (uint64_t)(uintptr_t)&pidfd};
     long pid = sys(pipe2, told, CLOEXEC);
     if (pid == 0)
@@ -399,13 +400,13 @@ static int hop(void)
     if (pid == 0) {
         /* Not before the message is out: the host program must know us before it hears that the program runs. */
         SYS1(__NR_close, told[1]);
-        while (sys(read, told[0], &end, 1) == -EINTR)
-            ;
+        if (sys(read, told[0], &end, 1) != 1)
+            quit(71);
         SYS1(__NR_close, told[0]);
         return 0;
     }
     struct ck_msg m = {.kind = CK_MSG_HOPPED, .pid = (int)pid};
-    quit(send_msg(&m, 0, &pidfd, 1) < 0 ? 71 : 0);
+    quit(send_msg(&m, 0, &pidfd, 1) < 0 || sys(write, told[1], &end, 1) < 0 ? 71 : 0);
 }
 
 /* Every signal is blocked since ck_spawn. This one ends us, but never between a clone and the message that tells of it:
@@ -493,6 +494,10 @@ int ck_main(void)
     sys(umask, 0);
     sys(personality, 0);
     sys(prctl, PR_SET_TIMERSLACK, 50000, 0, 0, 0); /* as at boot; 0 would mean what we inherited */
+    /* By this name the owner finds what we have cloned, should we be killed before we could tell of it. */
+    char name[16] = "ck-";
+    put_dec(name + 3, name + sizeof name, (uint64_t)sys(getpid, 0));
+    sys(prctl, PR_SET_NAME, name, 0, 0, 0);
     return helper();
 }
 
