@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -151,15 +152,8 @@ class OverlayFS(Value):
         Raises Unsupported for an ephemeral tmpfs upper before Linux 6.15, which cannot use layers that are attached
         nowhere; SyscallError with the file system's own words when it refuses the layers.
         """
-        options: list[tuple[str, bytes | int]] = []
+        options = _lower_options(self.lower)
         with _Scratch(self) as scratch:
-            for layer in self.lower:
-                options.append(
-                    (
-                        "lowerdir+",
-                        layer.fileno() if isinstance(layer, MountTree) else calls.encode(os.path.abspath(layer)),
-                    )
-                )
             upper, work = scratch.upper, scratch.work
             if not (self.read_only and self.upper is None):
                 options += [("upperdir", upper), ("workdir", work)]
@@ -203,14 +197,14 @@ def _mount(options: list[tuple[str, bytes | int]], *, volatile: bool, attrs: int
     try:
         for key, value in options:
             if isinstance(value, int):
-                calls.fsconfig_fd(fs, key, value)
+                _give(fs, key, value)
                 continue
             try:
                 calls.fsconfig_string(fs, key, value)
             except SyscallError as error:
                 raise syscall_error(error.errno or 0, "fsconfig", os.fsdecode(value), f"overlayfs, {key}") from None
-        for key, word in zip(_NO_REDIRECTS[::2], _NO_REDIRECTS[1::2], strict=True):
-            calls.fsconfig_string(fs, key.decode(), word)
+        for option, word in zip(_NO_REDIRECTS[::2], _NO_REDIRECTS[1::2], strict=True):
+            calls.fsconfig_string(fs, option.decode(), word)
         if volatile and any(key == "upperdir" for key, _ in options):
             calls.fsconfig_flag(fs, "volatile")
         try:
@@ -223,6 +217,18 @@ def _mount(options: list[tuple[str, bytes | int]], *, volatile: bool, attrs: int
         return calls.fsmount(fs, attrs)
     finally:
         os.close(fs)
+
+
+def _give(fs: int, key: str, directory: int) -> None:
+    try:
+        calls.fsconfig_fd(fs, key, directory)
+    except SyscallError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        cure = "attach the tree and give its path" if key == "lowerdir+" else "give upper= and work="
+        raise Unsupported(
+            f"overlayfs takes directories that are attached nowhere from 6.15 (here {os.uname().release}): {cure}"
+        ) from None
 
 
 _EPHEMERAL_DIRS = (
@@ -275,6 +281,10 @@ def _common_parent(layers: tuple[StrPath | MountTree, ...]) -> bytes | None:
     parent = os.path.commonpath(paths)
     if parent in paths or max(map(len, paths)) - len(parent) + 1 > _VALUE_MAX:
         return None
+    if not appends_layers() and (
+        b"," in b"".join(paths) or sum(len(path) - len(parent) + 2 for path in paths) > _VALUE_MAX
+    ):
+        return None  # see _joined; names of ours are short and have no comma
     mounts = {calls.mount_id(path) for path in (parent, *paths)}
     return parent if len(mounts) == 1 else None
 
@@ -292,13 +302,7 @@ def _overlay_ops(
         for name in names:
             options += (b"lowerdir+", name)
     else:
-        joined = b":".join(name.replace(b"\\", b"\\\\").replace(b":", b"\\:") for name in names)
-        if len(joined) > _VALUE_MAX:
-            raise Unsupported(
-                f"{len(names)} lower layers: before Linux 6.8 (this is {os.uname().release}) their names must fit in "
-                f"{_VALUE_MAX} bytes; merge some layers, or put them in a directory with short names"
-            )
-        options += (b"lowerdir", joined)
+        options += (b"lowerdir", _joined(names))
     options += (b"upperdir", upper, b"workdir", work)
     if volatile:
         options += (b"volatile", b"")
@@ -313,15 +317,55 @@ def _overlay_ops(
     )  # fmt: skip
 
 
+def _lower_options(layers: tuple[StrPath | MountTree, ...]) -> list[tuple[str, bytes | int]]:
+    """The layers of a mount for the caller: by descriptor where the handle is one, else by path."""
+    if appends_layers():
+        return [
+            ("lowerdir+", one.fileno() if isinstance(one, MountTree) else calls.encode(os.path.abspath(one)))
+            for one in layers
+        ]
+    names = []
+    for one in layers:
+        name = b"/proc/self/fd/%d" % one.fileno() if isinstance(one, MountTree) else calls.encode(os.path.abspath(one))
+        try:
+            os.stat(name)  # the kernel would not say which one it was
+        except OSError as error:
+            raise syscall_error(error.errno or 0, "stat", os.fsdecode(name), "a layer of an overlay") from None
+        names.append(name)
+    return [("lowerdir", _joined(tuple(names)))]
+
+
+def _joined(names: tuple[bytes, ...]) -> bytes:
+    """All layers in one value, as before Linux 6.8."""
+    joined = b":".join(name.replace(b"\\", b"\\\\").replace(b":", b"\\:") for name in names)
+    if len(joined) > _VALUE_MAX:
+        raise Unsupported(
+            f"{len(names)} lower layers: before Linux 6.8 (this is {os.uname().release}) their names must fit in "
+            f"{_VALUE_MAX} bytes; merge some"
+        )
+    if b"," in joined:
+        raise Unsupported(
+            f"the layer {os.fsdecode(next(name for name in names if b',' in name))!r}: before Linux 6.5 (this is "
+            f"{os.uname().release}) overlayfs takes no name with a comma; bind it elsewhere, or rename it"
+        )
+    return joined
+
+
 @cache
 def appends_layers() -> bool:
-    """Whether overlayfs takes ``lowerdir+``, one layer at a time (Linux 6.8); asked, not read from a version."""
+    """Whether overlayfs takes ``lowerdir+``, one layer at a time (Linux 6.8); asked, not read from a version.
+
+    Before Linux 6.5 it takes any option, and looks at it when it is mounted (fs/fs_context.c, legacy_parse_param).
+    """
     try:
         fs = calls.fsopen("overlay")
     except OSError:  # an ordinary user may not ask here: then the version must do
         release = os.uname().release.split(".")
         return (int(release[0]), int("".join(c for c in release[1] if c.isdigit()))) >= (6, 8)
     try:
+        with suppress(OSError):
+            calls.fsconfig_string(fs, "no such option", b"/")
+            return False
         calls.fsconfig_string(fs, "lowerdir+", b"/")
     except OSError:
         return False
