@@ -74,7 +74,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
 
 
 def pytest(arguments: list[str]) -> list[str]:
-    options = ["-p", "no:cacheprovider", "-v", "--tb=short"]
+    options = ["-p", "no:cacheprovider", "-p", "vm.at_once", "-v", "--tb=short", "--color=no", "-s"]
     return [sys.executable, "-m", "pytest", *options, *arguments]
 
 
