@@ -152,6 +152,7 @@ class Process:
             self._upper = launch.take_upper()
             if launch.bounds is not None:
                 self._bounds = launch.bounds()
+                self._bounds.make()
             plan = compile_launch(launch, self._ids, self._upper, self._bounds)
             try:
                 self._ops = plan.ops
@@ -386,7 +387,9 @@ def explain_launch(launch: Launch) -> str:
     upper = bounds = None
     try:
         upper = launch.take_upper()
-        bounds = launch.bounds() if launch.bounds is not None else None
+        if launch.bounds is not None:
+            bounds = launch.bounds()
+            bounds.make()
         plan = compile_launch(launch, ids, upper, bounds)
         try:
             return plan.explain()

@@ -11,9 +11,10 @@ import errno
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import TypeVar
 
-from ..errors import Busy, CgroupUnavailable, Exists, InvalidValue, SyscallError, syscall_error
+from ..errors import Busy, CgroupUnavailable, ClosedHandle, Exists, InvalidValue, SyscallError, syscall_error
 from ..kernel import calls
 from .directory import OPEN, Directory
 from .layout import LEAF, Hierarchy, Layout
@@ -32,7 +33,8 @@ MAGIC = {1: 0x27E0EB, 2: 0x63677270}
 
 _DELEGATE = (
     "as root make one for this user (`Cgroup.create(name, delegate=(uid, gid))`) and start in it; under systemd start "
-    "with `systemd-run --user --scope -p Delegate=yes COMMAND`"
+    "with `systemd-run --user --scope -p Delegate=yes COMMAND`, or have this library ask it: pip install "
+    "'containerkit[systemd]'"
 )
 
 _layout: tuple[bytes, Layout] | None = None
@@ -69,7 +71,7 @@ def below_own(wanted: frozenset[str], manager: str, make: Callable[[Sequence[Par
     if manager not in ("auto", "cgroupfs", "systemd"):
         raise InvalidValue(f"manager={manager!r} must be 'auto', 'cgroupfs' or 'systemd'")
     where = layout()
-    if manager == "systemd" or (manager == "auto" and systemd_owns(where)):
+    if manager == "systemd" or (manager == "auto" and systemd_owns(where) and _has_bus()):
         from . import systemd
 
         with systemd.open_scope() as scope:
@@ -98,6 +100,13 @@ def systemd_owns(where: Layout) -> bool:
             if os.getxattr(own.directory, name) == b"1":
                 return False
     return True
+
+
+@cache
+def _has_bus() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("jeepney") is not None
 
 
 def _below(where: Layout, wanted: frozenset[str], make: Callable[[Sequence[Parent]], Made]) -> Made:
@@ -134,28 +143,36 @@ def open_directory(hierarchy: Hierarchy, path: str) -> Directory:
     return directory
 
 
-def make(above: Parent, name: str) -> Directory:
-    """mkdir(2) and open, below a directory or a hierarchy's base. Raises Exists, CgroupUnavailable."""
-    if isinstance(above, Directory):
-        where, fd = above.path, above.fileno()
-    else:
-        where, fd = above.base, None
+def make(above: Parent, name: str, made: list[Directory] | None = None) -> Directory:
+    """mkdir(2) and open, below a directory or a hierarchy's base. Raises Exists, CgroupUnavailable.
+
+    The handle is in ``made`` before it owns anything: see kernel/fd.py.
+    """
+    where, fd = _where(above)
     path = f"{where}/{name}"
     given = path if fd is None else name
     try:
         os.mkdir(given, 0o755, dir_fd=fd)
     except OSError as error:
         raise _no_group(error, where, path) from None
-    try:
-        made = Directory(os.open(given, OPEN, dir_fd=fd), above.controllers, above.version, path)
-    except BaseException:
-        os.rmdir(given, dir_fd=fd)
-        raise
-    if fd is None and calls.fs_magic(made.fileno()) != MAGIC[above.version]:
-        made.close()
-        os.rmdir(path)
+    one = Directory(-1, above.controllers, above.version, path)
+    if made is not None:
+        made.append(one)
+    one.reopen(given, fd)
+    if fd is None and calls.fs_magic(one.fileno()) != MAGIC[above.version]:
         raise CgroupUnavailable(f"{where!r} is not a directory of cgroup v{above.version}", "not mounted")
-    return made
+    return one
+
+
+def unmake(above: Parent, name: str) -> None:
+    """After a start that was given up: remove what make() may have made, if it is empty."""
+    with suppress(OSError, ClosedHandle):
+        where, fd = _where(above)
+        os.rmdir(f"{where}/{name}" if fd is None else name, dir_fd=fd)
+
+
+def _where(above: Parent) -> tuple[str, int | None]:
+    return (above.path, above.fileno()) if isinstance(above, Directory) else (above.base, None)
 
 
 def _no_group(error: OSError, where: str, path: str) -> Exception:

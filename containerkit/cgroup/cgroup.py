@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from ..errors import CgroupUnavailable, ClosedHandle, InvalidValue, NotFound, SyscallError, syscall_error
+from ..errors import CgroupUnavailable, ClosedHandle, Exists, InvalidValue, NotFound, SyscallError, syscall_error
 from . import base, members
 from .apply import apply, find, set_raw
 from .directory import Directory
@@ -59,15 +59,17 @@ class Cgroup(Observed):
         lacking: what ``Limits(best_effort=True)`` goes without, {field: why}.
     """
 
-    __slots__ = ("__weakref__", "_created", "_maker", "lacking", "limits", "name")
+    __slots__ = ("__weakref__", "_begun", "_created", "_made", "_maker", "lacking", "limits", "name")
 
-    def __init__(self, name: str, dirs: Iterable[Directory], *, created: bool = False) -> None:
+    def __init__(self, name: str, dirs: Iterable[Directory] = ()) -> None:
         """Use :meth:`create`, :meth:`open` or :meth:`current`."""
         self.name = name
-        self.dirs: tuple[Directory, ...] = tuple(sorted(dirs, key=lambda one: -one.version))
+        self.dirs: tuple[Directory, ...] = _sorted(dirs)
         self.limits: Limits | None = None
         self.lacking: dict[str, str] = {}
-        self._created, self._maker = created, os.getpid()
+        self._created, self._maker = False, os.getpid()
+        self._begun: list[base.Parent] = []
+        self._made: list[Directory] = []
 
     # ---- making ----------------------------------------------------------------------------------------------------
 
@@ -107,37 +109,46 @@ class Cgroup(Observed):
         wanted = asked | needed
 
         def make(parents: Sequence[base.Parent]) -> Cgroup:
-            return cls.below(parents, name or new_name(), wanted=wanted, required=required, limits=limits)
+            self = cls(name or new_name())
+            self.fill(parents, wanted=wanted, required=required, limits=limits)
+            return self
 
+        if name is not None:
+            _check_name(name)
         if parent is None:
-            self = base.below_own(wanted, manager, make)
+            made = base.below_own(wanted, manager, make)
         else:
             parent.fileno()
-            self = make([one for one in parent.dirs if controllers is None or base.serves(one, wanted)])
+            made = make([one for one in parent.dirs if controllers is None or base.serves(one, wanted)])
         if delegate is not None:
             try:
-                for one in self.dirs:
+                for one in made.dirs:
                     one.delegate(*delegate)
             except BaseException:
-                self.remove()
+                made.remove()
                 raise
-        return self
+        return made
 
-    @classmethod
-    def below(
-        cls,
+    def fill(
+        self,
         parents: Sequence[base.Parent],
-        name: str,
         *,
         wanted: frozenset[str],
         required: frozenset[str],
         limits: Limits | None,
         kept: frozenset[str] = frozenset(),
-    ) -> Self:
-        """For :meth:`create` and for the start of a process: ``kept`` are limits that something else keeps as well."""
-        _check_name(name)
-        self = cls(name, _make_all(parents, name, wanted, required), created=True)
+    ) -> None:
+        """Make its directories and set its limits, for create() and the start of a process; undo() when this fails.
+
+        ``kept`` are limits that something else keeps as well.
+        """
         try:
+            for above in parents:
+                self._begun.append(above)  # before it is: whoever interrupts us in between, undo() knows of it
+                base.make(above, self.name, self._made)
+                base.prepare(above, self._made[-1], wanted, required)
+            self.dirs = _sorted(self._made)
+            self._created = True
             if limits is not None:
                 self._apply(limits, kept)
             if not self.dirs:
@@ -145,10 +156,26 @@ class Cgroup(Observed):
                 raise CgroupUnavailable(f"no group can be made: {why}", "controller")
             if absent := required - self.controllers - {base.CORE, "devices"}:
                 raise CgroupUnavailable(base.why_absent(min(absent)), "controller")
-        except BaseException:
-            self.remove()
+        except BaseException as error:
+            if isinstance(error, Exists):
+                self._begun.pop()  # somebody else's
+            self.undo()
             raise
-        return self
+        self._begun.clear()
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether fill() was interrupted."""
+        return bool(self._begun)
+
+    def undo(self) -> None:
+        """Remove what fill() has made so far."""
+        members.remove([one for one in self._made if not one.closed], SECONDS)
+        self.dirs = ()
+        base.close_all(self._made)
+        for above in self._begun:
+            base.unmake(above, self.name)
+        self._begun.clear()
 
     def child(
         self,
@@ -208,6 +235,21 @@ class Cgroup(Observed):
         Raises CgroupUnavailable when this user may not, SyscallError when a process cannot be moved.
         """
         base.enter_leaf()
+
+    @staticmethod
+    def enter_scope() -> None:
+        """Move this process into a scope that systemd gives it (``Delegate=yes``), so that it may have groups there.
+
+        What ``systemd-run --user --scope -p Delegate=yes`` does, from inside: for a program of an ordinary user that is
+        started in the session of a login, where the kernel lets it start nothing in groups of the user. Processes that
+        it started before stay where they are. The scope ends with the last process in it. An ordinary user's ends with
+        the user's manager as well, at the last logout, unless ``loginctl enable-linger`` lets that run on.
+
+        Needs ``containerkit[systemd]`` and systemd 238. Raises CgroupUnavailable.
+        """
+        from .systemd import enter_scope
+
+        enter_scope()
 
     # ---- its files -------------------------------------------------------------------------------------------------
 
@@ -377,19 +419,8 @@ def _needs(limits: Limits | None) -> frozenset[str]:
     return frozenset() if limits is None else controllers(limits)
 
 
-def _make_all(
-    parents: Iterable[base.Parent], name: str, wanted: frozenset[str], required: frozenset[str]
-) -> list[Directory]:
-    made: list[Directory] = []
-    try:
-        for above in parents:
-            made.append(one := base.make(above, name))
-            base.prepare(above, one, wanted, required)
-    except BaseException:
-        members.remove(made, SECONDS)
-        base.close_all(made)
-        raise
-    return made
+def _sorted(dirs: Iterable[Directory]) -> tuple[Directory, ...]:
+    return tuple(sorted(dirs, key=lambda one: -one.version))
 
 
 def _cgroup_of(pid: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import suppress
+from functools import partial
+from itertools import starmap
 
 from ..errors import InvalidValue, syscall_error
 from ..kernel.fd import Fd
@@ -38,6 +40,11 @@ class Directory(Fd):
     def __init__(self, fd: int, controllers: tuple[str, ...], version: int, path: str) -> None:
         super().__init__(fd)
         self.controllers, self.version, self.path = controllers, version, path
+
+    def reopen(self, name: str, dir_fd: int | None) -> None:
+        """Own the descriptor of a directory by its name, without a moment in which nobody does."""
+        for self._fd in starmap(partial(os.open, dir_fd=dir_fd), ((name, OPEN),)):
+            pass
 
     @property
     def key(self) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ class Bounds:
         dirs: where the first process starts, with those of the sandbox's group that it joins.
     """
 
-    __slots__ = ("_inner", "_maker", "dirs", "group", "limits")
+    __slots__ = ("_count", "_hold", "_inner", "_maker", "_within", "dirs", "group", "limits")
 
     def __init__(
         self, limits: Limits, *, within: Bounds | None = None, hold: bool = False, count: bool = False
@@ -46,20 +46,47 @@ class Bounds:
         """
         self._maker = os.getpid()
         self._inner: list[Directory] = []
+        self._within, self._hold, self._count = within, hold, count
         self.limits = limits
-        self.group = _make(limits, within, count=count)
+        self.group = Cgroup("none")
+        self.dirs: Sequence[Directory] = ()
+
+    def make(self) -> None:
+        """Make the group. Whatever interrupts it, close() removes what there is of it."""
         try:
-            if limits.memory_max is not None and limits.memory_oom_group is None and not hold:
-                _die_whole(self.group)
-            if hold:
-                # In v2 a group that has processes gives its children no controllers: they go into a child without any.
-                self._inner += [base.make(one, "main") for one in self.group.dirs if one.version == 2]
-            own = {one.key: one for one in (*self.group.dirs, *self._inner)}
-            outer = {one.key: one for one in (within.dirs if within is not None else ())}
-            self.dirs: Sequence[Directory] = tuple({**outer, **own}.values())
-        except BaseException:
-            self.close()
-            raise
+            base.below_own(self._needed(), "auto", self._make)
+        except CgroupUnavailable as error:
+            if not self.limits.best_effort:
+                raise
+            self.group.lacking = dict.fromkeys(self.limits.grouped, str(error))
+        outer = {one.key: one for one in (self._within.dirs if self._within is not None else ())}
+        own = {one.key: one for one in (*self.group.dirs, *self._inner)}
+        self.dirs = tuple({**outer, **own}.values())
+
+    def _needed(self) -> frozenset[str]:
+        needed = controllers(self.limits)
+        if self._count or any(file.startswith("pids.") for file, _ in self.limits.raw or ()):
+            return needed
+        return needed - {"pids"}
+
+    def _make(self, parents: Sequence[base.Parent]) -> None:
+        limits, needed = self.limits, self._needed()
+        inside = {one.key: one for one in (self._within.group.dirs if self._within is not None else ())}
+        self.group = Cgroup(new_name())
+        self.group.fill(
+            [inside.get(one.key, one) for one in parents],
+            wanted=needed | {"pids"},  # in v2 it is there for nothing
+            required=frozenset() if limits.best_effort else needed,
+            limits=limits,
+            kept=frozenset() if self._count else _BY_RLIMIT,
+        )
+        if limits.memory_max is not None and limits.memory_oom_group is None and not self._hold:
+            _die_whole(self.group)
+        if self._hold:
+            for one in self.group.dirs:
+                if one.version == 2:
+                    # A group that has processes gives its children no controllers: they go into a child without any.
+                    base.make(one, "main", self._inner)
 
     @property
     def second_best(self) -> dict[str, int | str]:
@@ -79,36 +106,12 @@ class Bounds:
         """Remove it: what was in it has ended, or is about to. Idempotent; in a fork of the program it only closes."""
         base.close_all(self._inner)
         group = self.group
-        if self._maker == os.getpid() and [one for one in group.dirs if not members.rmdir(one)]:
+        if self._maker == os.getpid() and group.unfinished:
+            group.undo()
+        elif self._maker == os.getpid() and [one for one in group.dirs if not members.rmdir(one)]:
             _remove_later(group)
         else:
             group.close()
-
-
-def _make(limits: Limits, within: Bounds | None, *, count: bool) -> Cgroup:
-    needed = controllers(limits)
-    if not (count or any(file.startswith("pids.") for file, _ in limits.raw or ())):
-        needed -= {"pids"}
-    inside = {one.key: one for one in (within.group.dirs if within is not None else ())}
-
-    def make(parents: Sequence[base.Parent]) -> Cgroup:
-        return Cgroup.below(
-            [inside.get(one.key, one) for one in parents],
-            new_name(),
-            wanted=needed | {"pids"},  # in v2 it is there for nothing
-            required=frozenset() if limits.best_effort else needed,
-            limits=limits,
-            kept=frozenset() if count else _BY_RLIMIT,
-        )
-
-    try:
-        return base.below_own(needed, "auto", make)
-    except CgroupUnavailable as error:
-        if not limits.best_effort:
-            raise
-        without = Cgroup("none", ())
-        without.lacking = dict.fromkeys(limits.grouped, str(error))
-        return without
 
 
 def _die_whole(group: Cgroup) -> None:
