@@ -48,7 +48,9 @@ class OverlayFS(Value):
     ``upper``, a directory of the caller's on a file system that supports xattrs, with ``work`` an empty directory on
     the same one; or, by default, to an ephemeral upper that ends with the sandbox: on ``"tmpfs"``, bounded by ``size``
     bytes and ``inodes`` and charged to the sandbox's memory, or on ``"disk"`` in a temporary directory below
-    ``$TMPDIR``, which has no bound but the disk's and is deleted when the sandbox has ended. ``read_only``
+    ``$TMPDIR``, which has no bound but the disk's and is deleted when the sandbox has ended. A tmpfs has no user xattrs
+    before Linux 6.6: there a directory of a lower layer cannot be removed or replaced (EIO inside), and ``"disk"`` is
+    the way. Before 6.8 the names of all layers share 255 bytes: some 65 layers, else Unsupported. ``read_only``
     makes the result read-only once the mount points in it are made. ``volatile`` never syncs: quick, and lost with the
     machine; it is always so for an ephemeral upper (Linux 5.10).
 
