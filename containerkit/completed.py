@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, AnyStr, Generic, NamedTuple
 
 if TYPE_CHECKING:
+    from .cgroup.oom import Oom
     from .launch import Arg
     from .process import Record
     from .timeline import Timeline
@@ -20,25 +21,39 @@ class Outcome(StrEnum):
     EXITED = "exited"  #: by itself; ``returncode`` says how
     SIGNALED = "signaled"  #: by a signal, not one of ours
     TIMEOUT = "timeout"  #: it took longer than ``timeout`` and was ended
+    OOM = "oom"  #: the kernel killed in it because it met its limit of memory; ``Completed.oom`` says the rest
     CPU_LIMIT = "cpu_limit"  #: the tree used ``limits.cpu_seconds`` of processor time and was killed
     OUTPUT_LIMIT = "output_limit"  #: it wrote more than ``limits.output_max``; the middle was cut, or it was killed
 
 
 class Usage(NamedTuple):
-    """What the program and all its descendants used, also those that outlived their parents."""
+    """What the program and all its descendants used, also those that outlived their parents.
+
+    With a control group of its own (``limits`` that need one) the figures of the kernel's controllers that it has:
+    processor time, memory and i/o then count whatever was ever in it, PID 1 too. Otherwise those of getrusage(2).
+    """
 
     wall_seconds: float
     cpu_seconds: float
     user_seconds: float
     system_seconds: float
     memory_peak: int
-    """The largest resident set, in bytes, that one of the processes had (ru_maxrss, getrusage(2))."""
+    """Bytes. With a limit of memory the most that all of it together had at one time, the page cache and the kernel's
+    memory for it too; else as ``max_rss``."""
     minor_faults: int
     major_faults: int
     blocks_in: int
     blocks_out: int
     voluntary_switches: int
     involuntary_switches: int
+    max_rss: int = 0
+    """The largest resident set, in bytes, that one of the processes had (ru_maxrss, getrusage(2))."""
+    io_read_bytes: int | None = None
+    """Bytes read from block devices; None where no controller counts them."""
+    io_write_bytes: int | None = None
+    """Bytes that were written to block devices; on v1 without those that the page cache wrote later."""
+    pids_peak: int | None = None
+    """The most processes and threads at one time, PID 1 among them; None where no controller counts them."""
 
 
 class Completed(Generic[AnyStr]):
@@ -53,9 +68,17 @@ class Completed(Generic[AnyStr]):
         usage: a :class:`Usage`.
         stdout_cut: how many bytes are missing from the middle of stdout.
         stderr_cut: likewise.
+        oom: a :class:`containerkit.cgroup.Oom` when the kernel killed because the run met its limit of memory: the
+            limit, the peak, and the victims. None otherwise. A program that goes on without the victim and exits with
+            status 0 has outcome ``exited``.
+        forks_refused: how many processes or threads the kernel refused to make for a limit on pids; None where no
+            control group counted.
     """
 
-    __slots__ = ("_record", "args", "outcome", "returncode", "stderr", "stderr_cut", "stdout", "stdout_cut", "usage")
+    __slots__ = (
+        "_record", "args", "forks_refused", "oom", "outcome", "returncode", "stderr", "stderr_cut", "stdout",
+        "stdout_cut", "usage",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -67,12 +90,15 @@ class Completed(Generic[AnyStr]):
         usage: Usage,
         record: Record,
         cut: tuple[int, int],
+        oom: Oom | None = None,
+        forks_refused: int | None = None,
     ) -> None:
         self.args, self.returncode = args, returncode
         self.stdout: AnyStr | None = stdout
         self.stderr: AnyStr | None = stderr
         self.outcome, self.usage, self._record = outcome, usage, record
         self.stdout_cut, self.stderr_cut = cut
+        self.oom, self.forks_refused = oom, forks_refused
 
     @property
     def timeline(self) -> Timeline:
@@ -88,7 +114,7 @@ class Completed(Generic[AnyStr]):
         record = (told(ops), *rest)
         cut = (self.stdout_cut, self.stderr_cut)
         ended: tuple[object, ...] = (self.args, self.returncode, self.stdout, self.stderr, self.outcome, self.usage)
-        return type(self), (*ended, record, cut)
+        return type(self), (*ended, record, cut, self.oom, self.forks_refused)
 
     @property
     def ok(self) -> bool:
@@ -108,6 +134,8 @@ class Completed(Generic[AnyStr]):
             f"returncode={self.returncode}",
             f"outcome={self.outcome.value!r}",
         ]
+        if self.oom is not None:
+            parts.append(f"oom='{self.oom}'")
         for name in ("stdout", "stderr"):
             value = getattr(self, name)
             if value:

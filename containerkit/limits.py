@@ -142,7 +142,9 @@ class Limits(Value):
         memory_low: bytes that are taken only when nobody else has any to give; v1's soft limit.
         memory_min: bytes that are never taken. v2 only.
         memory_swap_max: bytes of swap beside the memory; 0 forbids it. On v1 it needs ``memory_max``.
-        memory_oom_group: kill all of the group together when memory runs out. v2 only.
+        memory_oom_group: kill all of the group together when memory runs out. v2 only. None: for a program with
+            ``memory_max`` of its own yes, so that none goes on without a part; for a sandbox, whose programs are many,
+            and for a Cgroup, no.
         cpu_max: processors, 0.5 is half of one.
         cpu_period: seconds in which ``cpu_max`` is measured, from 0.001 to 1.
         cpu_burst: seconds of processor time that may be saved up from quiet periods (Linux 5.14).
@@ -159,7 +161,8 @@ class Limits(Value):
         hugetlb_max: bytes by size of huge page: {"2MB": "64M"}.
         rdma_max: {"mlx4_0": {"hca_handle": 2, "hca_object": 2000}}.
         misc_max: {"sev": 3}.
-        devices: the device nodes that may be opened or made, and no others: "/dev/null", "c 1:3 rwm", "c 136:*".
+        devices: the device nodes that may be opened or made, and no others: ``"/dev/null"``, ``"c 1:3 rwm"``,
+            ``"c 136:* rw"``.
         net_cls_classid: the class of its packets for tc(8), "major << 16 | minor". v1 only.
         net_prio: priority of its packets by network interface. v1 only.
         raw: {file: value}, written as it is after everything else; for the version that this machine has.

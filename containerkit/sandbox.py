@@ -24,6 +24,7 @@ from .security import Security
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from .cgroup.account import Witness
     from .cgroup.start import Bounds
     from .idmap import IdMap, IdRange
     from .kernel.calls import StrPath
@@ -173,6 +174,15 @@ def _bounds(limits: Limits, within: Bounds | None, *, hold: bool, count: bool) -
         return Bounds(limits, within=within, hold=hold, count=count)
 
     return make
+
+
+def _witness(shared: Bounds | None) -> Witness | None:
+    """For the run of a joiner: whether it dies for want of memory, the sandbox's own group will say."""
+    if shared is None or shared.limits.memory_max is None:
+        return None
+    from .cgroup.account import Witness
+
+    return Witness(shared)
 
 
 _ISOLATED = Namespaces.all()
@@ -330,6 +340,13 @@ class Conversation:
                 self.expire()
 
     def completed(self, ended: spawn.Exit, text: bool) -> Completed[Any]:
+        usage = _usage(ended, time.monotonic() - self.begin)
+        oom = forks_refused = None
+        if self.process._bounds is not None or self.process._launch.witness is not None:
+            from .cgroup.account import account
+
+            killed = self.why is None and ended.reason == spawn.REASON_EXIT and ended.status & 0x7F == _SIGKILL
+            usage, oom, forks_refused = account(self.process, usage, killed=killed)
         values: list[Any] = []
         cut: list[int] = []
         for fd in self._order:
@@ -342,17 +359,21 @@ class Conversation:
             returncode(ended.status),
             values[0],
             values[1],
-            self._outcome(ended, any(cut)),
-            _usage(ended, time.monotonic() - self.begin),
+            self._outcome(ended, any(cut), oom is not None),
+            usage,
             self.process._record(),
             (cut[0], cut[1]),
+            oom,
+            forks_refused,
         )
 
-    def _outcome(self, ended: spawn.Exit, cut: bool) -> Outcome:
+    def _outcome(self, ended: spawn.Exit, cut: bool, oom: bool) -> Outcome:
         if self.why is not None:
             return self.why
         if ended.reason == spawn.REASON_CPU_LIMIT:
             return Outcome.CPU_LIMIT
+        if oom and ended.status:  # with status 0 it did without those that were killed
+            return Outcome.OOM
         if cut:
             return Outcome.OUTPUT_LIMIT
         return Outcome.SIGNALED if ended.status & 0x7F else Outcome.EXITED
@@ -362,7 +383,7 @@ def _usage(ended: spawn.Exit, wall: float) -> Usage:
     user, system = ended.utime / 1e6, ended.stime / 1e6
     return Usage(
         wall, user + system, user, system, ended.maxrss * 1024, ended.minflt, ended.majflt, ended.inblock,
-        ended.oublock, ended.nvcsw, ended.nivcsw,
+        ended.oublock, ended.nvcsw, ended.nivcsw, ended.maxrss * 1024,
     )  # fmt: skip
 
 
@@ -540,6 +561,7 @@ class Sandbox:
             rlimits=limits.rlimits(),
             cpu_seconds=limits.cpu_seconds,
             cgroup=self._init._bounds,
+            witness=_witness(self._init._bounds),
             # Those of the sandbox are kept for all that is in it together.
             bounds=None if limits is self._limits else _bounds(limits, self._init._bounds, hold=False, count=False),
             tty=tty,

@@ -27,6 +27,8 @@ def example(kind: type[ck.ContainerkitError]) -> ck.ContainerkitError:
         return ck.TimeoutExpired(["sleep", "9"], 1.5, "out", "err")
     if kind is ck.ProcessFailed:
         return ck.ProcessFailed(failed())
+    if kind is ck.CgroupUnavailable:
+        return ck.CgroupUnavailable("the message", "busy")
     return kind("the message")
 
 

@@ -109,7 +109,10 @@ def keys(typed: type) -> set[str]:
         (options.SandboxOptions, keywords(ck.Sandbox.__init__, "start_timeout")),
         (options.JoinRunOptions, keywords(ck.Sandbox.run, "text")),
         (options.JoinOptions, keywords(ck.Sandbox._join, "tty")),
-        (options.LaunchOptions, keywords(Launch.__init__, "hold", "host_root", "join", "over")),
+        (
+            options.LaunchOptions,
+            keywords(Launch.__init__, "bounds", "hold", "host_root", "join", "over", "over_root", "witness"),
+        ),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

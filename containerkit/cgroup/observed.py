@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .directory import Directory
     from .event_values import Wanted
     from .events import Events
+    from .oom import Oom
     from .series import Recording, StatsStream
     from .stats import CgroupStats, StatsReader
 
@@ -47,15 +48,28 @@ class Observed:
         return StatsStream(self.stats, interval)
 
     def record(self, interval: float = 0.1) -> Recording:
-        """A StatsSeries of what happens during a block::
+        """A StatsSeries of what happens during a block.
 
-        with group.record() as series:
-            work()
-        print(series.summary())
+        ::
+
+            with group.record() as series:
+                work()
+            print(series.summary())
         """
         from .series import Recording
 
         return Recording(self.stats, interval)
+
+    def oom(self) -> Oom | None:
+        """Whether the kernel has killed in it for its own limit of memory: the limit, the peak, how many, and whom.
+
+        None when it has not, or when it killed for another reason: the limit of a group above, or because the machine
+        had no memory left. ``run()`` and ``Sandbox.run()`` put it into their result.
+        """
+        from .oom import oom
+
+        self._open_dirs()
+        return oom(self)
 
     def events(self, *wanted: Wanted) -> Events:
         """Tell of what happens from now on: kinds of events, and triggers; without any, every kind that it can be told.
