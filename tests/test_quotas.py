@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from patience import PATIENCE
 
 from containerkit import Unsupported
 
@@ -29,6 +30,8 @@ quotas = load()
 
 
 def measure(name: str, *, limited: bool) -> quotas.Measured:  # type: ignore[name-defined]
+    if PATIENCE > 1 and name not in ("memory_max", "pids_max"):
+        pytest.skip("a rate means nothing in an emulated machine: its clock goes on while its processors stand still")
     try:
         return quotas.MEASURES[name](3.0 if limited else 1.0, limited=limited)
     except (Unsupported, quotas.NoDevice) as error:
