@@ -88,8 +88,9 @@ class CgroupUnavailable(Unsupported):
 
     Attributes:
         reason: "not mounted", "read-only", "outside" (of what is mounted), "controller" (the machine has it not, or
-            did not hand it down), "limit" (the controller has no such limit), "not delegated" (to this user), or
-            "busy" (the cgroup has processes of its own, and v2 then gives its children no controllers).
+            did not hand it down), "limit" (the controller has no such limit), "not delegated" (to this user),
+            "busy" (the cgroup has processes of its own, and v2 then gives its children no controllers), or "manager"
+            (systemd did not give one, or could not be asked).
     """
 
     reason: str
