@@ -41,7 +41,7 @@ class Attestation:
         shown: Iterable[str] | None,
     ) -> None:
         self._security, self._ids, self._groups = security, ids, groups
-        self._mounts = {os.fsdecode(mount.target): mount.options for mount in mounts}
+        self._mounts = {os.fsdecode(mount.target): (mount.fstype, mount.options) for mount in mounts}
         self._root = root
         self._shown = None if shown is None else (*self._mounts, *shown)
 
@@ -102,8 +102,8 @@ class Attestation:
     # ---- mounts
 
     def _mounted(self, found: list[Mounted], root: frozenset[str]) -> Iterator[str]:
-        for target, options in (("/", root), *self._mounts.items()):
-            yield from _place(found, target, options)
+        for target, (fstype, options) in (("/", ("", root)), *self._mounts.items()):
+            yield from _place(found, target, fstype, options)
         if self._shown is None:
             return
         for one in found:
@@ -111,18 +111,18 @@ class Attestation:
                 yield f"a mount that nobody asked for: {one}"
 
 
-def _place(found: list[Mounted], target: str, options: frozenset[str]) -> Iterator[str]:
-    """Whether what was mounted last at a path has the options, and nothing was mounted over it later."""
-    seen = [index for index, one in enumerate(found) if one.target == target]
-    if not seen:
-        yield f"nothing is mounted on {target} (a destination must not lead through links to be attested)"
+def _place(found: list[Mounted], target: str, fstype: str, options: frozenset[str]) -> Iterator[str]:
+    """Whether what a path leads to was mounted right there, and is what it should be."""
+    one = procfs.mounted_on(found, target)
+    if one is None or one.target != target:
+        hidden = any(other.target == target for other in found)
+        why = f"it is hidden below {one}" if hidden else "a destination must not lead through links to be attested"
+        yield f"nothing is mounted on {target} ({why})"
         return
-    one = found[seen[-1]]
+    if fstype and one.fstype != fstype:
+        yield f"{target} is {one.fstype} and not {fstype}"
     if not options <= one.options:
         yield f"{target} is mounted without {', '.join(sorted(options - one.options))}"
-    for later in found[seen[-1] + 1 :]:
-        if later.target != target and _is_below(target, later.target):
-            yield f"{target} is hidden below {later}"
 
 
 def _is_below(path: str, directory: str) -> bool:

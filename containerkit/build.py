@@ -240,7 +240,8 @@ class Mount:
     grants = ""
     """What Landlock is to allow at its target beside reading and executing, by the names of its rights."""
     options: frozenset[str] = frozenset()
-    """What mountinfo must say of it (proc_pid_mountinfo(5))."""
+    fstype = ""
+    """What mountinfo must say of it (proc_pid_mountinfo(5)); "" for any type."""
 
     def compile(self, build: Build) -> None:
         """Add its operations to a plan under construction."""

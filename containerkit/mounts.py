@@ -20,7 +20,7 @@ _OPTIONS = frozenset({"nosuid", "nodev"})
 class Tmpfs(Value, Mount):
     """A new file system in memory (tmpfs(5)). ``size`` (bytes) and ``inodes`` bound it; ``mode`` is its root's."""
 
-    grants = "write"
+    grants, fstype = "write", "tmpfs"
 
     @property
     def options(self) -> frozenset[str]:  # type: ignore[override]
@@ -73,7 +73,7 @@ class Proc(Value, Mount):
     processes, and ``hidepid`` hides those of other users ("noaccess", "invisible", "ptraceable"; Linux 5.8).
     """
 
-    grants = "write_file truncate"
+    grants, fstype = "write_file truncate", "proc"
     options = _OPTIONS | {"noexec"}
 
     target: bytes = field(default=b"/proc", converter=target_path, repr=target_repr)
@@ -126,7 +126,7 @@ class Dev(Value, Mount):
     """
 
     has_dev = True
-    grants = "write ioctl_dev"
+    grants, fstype = "write ioctl_dev", "tmpfs"
 
     @property
     def options(self) -> frozenset[str]:  # type: ignore[override]

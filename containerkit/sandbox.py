@@ -588,10 +588,14 @@ class Sandbox:
         return self._init.timeline
 
     def enforced(self) -> dict[str, str]:
-        """The walls that this sandbox really has, read back from the kernel: {wall: what it is}."""
+        """The walls that this sandbox and the programs in it really have, read back from the kernel: {wall: what it is}.
+
+        For the walls of programs one is started and ended again before it executes anything. "of the host" are the
+        paths inside that show a file system of the caller's.
+        """
         from .enforced import enforced
 
-        return enforced(self._init, self._join_fds())
+        return enforced(self._init, self._join_fds(), self._join(("-",)))
 
     def close(self) -> None:
         """End everything in it. Idempotent.

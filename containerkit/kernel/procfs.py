@@ -7,17 +7,17 @@ from collections.abc import Mapping
 
 from ..errors import SyscallError
 
-__all__ = ["Mounted", "child_of", "mounts", "outside_id", "pid_of", "read", "status"]
+__all__ = ["Mounted", "child_of", "mounted_on", "mounts", "outside_id", "pid_of", "read", "status"]
 
 
 class Mounted:
     """A line of mountinfo: what is mounted, from where, with which options."""
 
-    __slots__ = ("device", "fstype", "options", "root", "target")
+    __slots__ = ("device", "fstype", "number", "options", "parent", "root", "target")
 
     def __init__(self, line: str) -> None:
         head, _, tail = line.partition(" - ")
-        _, _, self.device, root, target, options = head.split(" ")[:6]
+        self.number, self.parent, self.device, root, target, options = head.split(" ")[:6]
         self.root, self.target = _plain(root), _plain(target)
         self.options = frozenset(options.split(","))
         self.fstype = tail.split(" ")[0]
@@ -69,8 +69,21 @@ def status(pid: int) -> Mapping[str, str]:
 
 
 def mounts(pid: int | str) -> list[Mounted]:
-    """Its mounts, in the order in which they were made."""
+    """Its mounts (proc_pid_mountinfo(5))."""
     return [Mounted(line) for line in read(f"/proc/{pid}/mountinfo").splitlines()]
+
+
+def mounted_on(found: list[Mounted], path: str) -> Mounted | None:
+    """What a path leads to, as the kernel walks it: over each mount that lies on the way, the topmost at last."""
+    numbers = {one.number for one in found}
+    on = {(one.parent, one.target): one for one in found}
+    here = next((one for one in found if one.parent not in numbers), None)
+    parts = path.strip("/").split("/") if path != "/" else []
+    for depth in range(len(parts) + 1):
+        place = "/" + "/".join(parts[:depth])
+        while here is not None and (here.number, place) in on:
+            here = on[here.number, place]
+    return here
 
 
 def outside_id(text: str, number: int) -> int:

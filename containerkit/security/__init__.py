@@ -23,7 +23,8 @@ def _sysctls(given: Mapping[str, str | int] | Iterable[tuple[str, str]]) -> tupl
     pairs = given.items() if isinstance(given, Mapping) else given
     made: dict[str, str] = {}
     for name, value in pairs:
-        if not isinstance(name, str) or not all(map(_SYSCTL_CHARACTERS.issuperset, name.split("."))) or ".." in name:
+        parts = name.split(".")
+        if not (all(parts) and _SYSCTL_CHARACTERS.issuperset("".join(parts))):
             raise InvalidValue(f"sysctl {name!r} must be a name with dots, as in sysctl(8): net.ipv4.ip_forward")
         text = " ".join(str(value).split())
         if not text or not text.isascii() or not text.isprintable():
@@ -103,14 +104,16 @@ class Security(Value):
 
         In a user namespace of its own a program has every capability there, and so reaches a lot more of the kernel:
         namespaces and mounts are what most of its privilege escalations came through. Landlock's rules for files are
-        given up, because they forbid mounting.
+        given up, because they forbid mounting, and CAP_SETFCAP is kept, without which root can map no root.
         """
         import attrs
 
         from .nested import landlock_for_nesting, seccomp_for_nesting
 
+        kept = self.capabilities
         return attrs.evolve(
             self,
+            capabilities=None if kept is None else Capabilities(*kept, "SETFCAP"),
             user_namespaces=True,
             seccomp=None if self.seccomp is None else seccomp_for_nesting(self.seccomp),
             landlock=None if self.landlock is None else landlock_for_nesting(self.landlock),

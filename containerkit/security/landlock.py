@@ -16,12 +16,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from functools import cache
+from typing import TYPE_CHECKING
 
 from ..errors import InvalidValue, Unsupported
 from ..kernel import calls
-from ..kernel.calls import StrPath
 from ..plan import OPTIONAL, Code, Op, Stage
 from ..value import Value, field, frozen
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["Landlock"]
 
@@ -69,7 +72,7 @@ def _shown(mask: int) -> str:
     return " ".join(names) or "nothing"
 
 
-def _paths(paths: Mapping[StrPath, str] | Iterable[tuple[bytes, int]] | None) -> tuple[tuple[bytes, int], ...] | None:
+def _paths(paths: Mapping[Any, str] | Iterable[tuple[bytes, int]] | None) -> tuple[tuple[bytes, int], ...] | None:
     if paths is None:
         return None
     if not isinstance(paths, Mapping):
