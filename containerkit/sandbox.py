@@ -588,7 +588,7 @@ class Sandbox:
         return self._init.timeline
 
     def enforced(self) -> dict[str, str]:
-        """The walls that this sandbox and the programs in it really have, read back from the kernel: {wall: what it is}.
+        """The walls that it and the programs in it really have, read back from the kernel: {wall: what it is}.
 
         For the walls of programs one is started and ended again before it executes anything. "of the host" are the
         paths inside that show a file system of the caller's.
