@@ -174,7 +174,7 @@ def cpu_weights(seconds: float = SECONDS, *, limited: bool = True) -> Measured:
 
 def io_rate(kind: str, seconds: float = SECONDS, *, limited: bool = True) -> Measured:
     """Direct I/O on a loop device. `kind` is a key of io_max: rbps, wbps, riops, wiops."""
-    size, rate = (64 << 10, 4 * MIB) if kind.endswith("bps") else (4 << 10, 100)
+    size, rate = (64 << 10, MIB) if kind.endswith("bps") else (4 << 10, 50)
     with loop_device() as device:
         limits = ck.Limits(io_max={device: {kind: rate}}) if limited else ck.Limits()
         with Cgroup.create(limits=limits, controllers=["io"]) as group:
