@@ -11,6 +11,7 @@ from typing import Protocol
 
 import ordinary_user
 import pytest
+from patience import PATIENCE
 
 pytest_plugins = ["shared", "leaks", "callers", "mounted", "attack.plugin"]
 
@@ -53,7 +54,7 @@ def as_user(pytestconfig: pytest.Config, worker_directory: Path) -> Iterator[AsU
     def run(code: str, *arguments: str, check: bool = True, timeout: float = 30) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-c", code, *arguments]
         command = ordinary_user.command(argv, tree=pytestconfig.rootpath, stage=worker_directory / "stage")
-        done = ordinary_user.run(command, cwd=home, env=ordinary_user.environment(home), timeout=timeout)
+        done = ordinary_user.run(command, cwd=home, env=ordinary_user.environment(home), timeout=timeout * PATIENCE)
         if check and done.returncode:
             pytest.fail(f"exit status {done.returncode} as {ordinary_user.NAME}:\n{done.stdout}")
         return done

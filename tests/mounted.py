@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 
 from containerkit import Capabilities, Security, run
 from containerkit.security.capabilities import NAMES
@@ -53,7 +54,7 @@ def in_private_namespace(code: str, *arguments: str | Path, timeout: float = 30)
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=timeout,
+        timeout=timeout * PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stdout

@@ -15,6 +15,7 @@ from typing import Any
 
 import ordinary_user
 import pytest
+from patience import PATIENCE
 
 import containerkit as ck
 from containerkit.cgroup import layout
@@ -206,12 +207,12 @@ def user_manager() -> Iterator[int]:
 
 def as_user(tree: Path, stage: Path, code: str) -> str:
     """What Python code prints as the user, outside of the user's manager: as in the session of a login."""
-    home = stage / "home"
+    home = Path(f"{stage}-home")
     ordinary_user.make_home(home)
     uid = ordinary_user.account().pw_uid
     env = ordinary_user.environment(home, {"XDG_RUNTIME_DIR": f"/run/user/{uid}", "PYTHONPATH": str(tree)})
     argv = ordinary_user.command([sys.executable, "-c", textwrap.dedent(code)], tree=tree, stage=stage)
-    done = ordinary_user.run(argv, cwd=home, env=env, timeout=600)
+    done = ordinary_user.run(argv, cwd=home, env=env, timeout=60 * PATIENCE)
     assert done.returncode == 0, done.stdout
     return done.stdout
 
