@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from .completed import Completed as Completed
     from .completed import Outcome as Outcome
     from .completed import Usage as Usage
-    from .errors import BadAddress as BadAddress
     from .device import Device as Device
+    from .errors import BadAddress as BadAddress
     from .errors import Busy as Busy
     from .errors import CallGone as CallGone
     from .errors import CgroupUnavailable as CgroupUnavailable

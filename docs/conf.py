@@ -35,7 +35,8 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(int|str|bytes|float|bool|object|dict|list|tuple|set|None|optional|Any|AnyStr|IO|Self|Literal.*)"),
     (r"py:exc", r"(ValueError|OSError|TimeoutError|(FileNotFound|FileExists|Permission|ChildProcess)Error)"),
     (r"py:class", r"(.*\.)?(\w+Options|StrPath|HasFileno|Arg|Stream|Mount|Root|Extent|Fd|Value)"),
-    (r"py:class", r"(.*\.)?(HostDirectories|Action|Rule|IoMax|IoRates|Manager|Wanted|Kind|Node|_KernelError|Build|Op|Record|TemporaryTree)"),
+    (r"py:class", r"(.*\.)?(HostDirectories|Action|Rule|_KernelError|Build|Op|Record|TemporaryTree)"),
+    (r"py:class", r"(.*\.)?(IoMax|IoRates|Manager|Wanted|Kind|Node)"),
 ]
 
 # One signature for each function: the overloads of run() differ in the type of its result only.
