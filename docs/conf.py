@@ -36,7 +36,7 @@ nitpick_ignore_regex = [
     (r"py:exc", r"(ValueError|OSError|TimeoutError|(FileNotFound|FileExists|Permission|ChildProcess)Error)"),
     (r"py:class", r"(.*\.)?(\w+Options|StrPath|HasFileno|Arg|Stream|Mount|Root|Extent|Fd|Value)"),
     (r"py:class", r"(.*\.)?(HostDirectories|Action|Rule|_KernelError|Build|Op|Record|TemporaryTree)"),
-    (r"py:class", r"(.*\.)?(IoMax|IoRates|Manager|Wanted|Kind|Node)"),
+    (r"py:class", r"(.*\.)?(IoMax|IoRates|Manager|Parent|Wanted|Kind|Node)"),
 ]
 
 # One signature for each function: the overloads of run() differ in the type of its result only.

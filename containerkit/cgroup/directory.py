@@ -48,7 +48,7 @@ class Directory(Fd):
 
     @property
     def key(self) -> tuple[str, ...]:
-        """What it shares with its hierarchy and no other has: the controllers in v1, nothing in v2."""
+        """The controllers of its hierarchy in v1, which no other hierarchy has; nothing in v2."""
         return self.controllers if self.version == 1 else ()
 
     def open(self, file: str, flags: int = os.O_RDONLY) -> int:
