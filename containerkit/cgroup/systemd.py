@@ -151,7 +151,7 @@ def _connect() -> DBusConnection:
         ) from None
     address = _address()
     try:
-        return open_dbus_connection(address)
+        return open_dbus_connection(address, auth_timeout=SECONDS)
     except (OSError, ValueError) as error:
         raise CgroupUnavailable(
             f"no message bus answers at {address!r} ({error}): is dbus running"

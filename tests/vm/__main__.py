@@ -100,7 +100,9 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
 
 
 def pytest(arguments: list[str]) -> str:
-    options = ["-p", "no:cacheprovider", "-p", "vm.at_once", "-v", "--tb=short", "--color=no", "-s"]
+    # Without hypothesis' plugin, which imports all of hypothesis: ten seconds there. Tests with @given do without it.
+    plugins = ["-pno:cacheprovider", "-pno:xdist", "-pno:hypothesispytest", "-pvm.at_once"]
+    options = [*plugins, "-v", "--tb=short", "--color=no", "-s"]
     return shlex.join([sys.executable, "-m", "pytest", *options, *arguments])
 
 
