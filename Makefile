@@ -4,6 +4,7 @@
 # make soak     STARTS=100000 starts and stops with equal leak snapshots, as root and as a user; goes on where it stopped
 # make fuzz     an hour of libFuzzer on ck-init, under sanitizers (SECONDS=3600)
 # make test-vm  those that depend on the kernel, on another one in an emulated machine; SHORT=1: a few of them
+# make realworld  programs that people use, under the default wall; downloads what they need, once
 # make lint     formatting, types, layers, and the C under every compiler and sanitizer that is here
 # make docs     the documentation, warnings are errors
 # make bench    the measurements
@@ -30,6 +31,7 @@ NATIVE := $(wildcard containerkit/_native/*.[ch] containerkit/_native/init/*.[ch
 # What a machine needs to build and use containerkit, and what the tests need on top.
 PACKAGES := gcc libc6-dev linux-libc-dev uidmap busybox-static
 TEST_PACKAGES := acl bubblewrap iproute2 procps strace util-linux
+REALWORLD_PACKAGES := debootstrap git make nodejs postgresql python3 python3-venv
 VM_PACKAGES := e2fsprogs qemu-system-x86
 ROOT := $(filter 0,$(shell id -u))
 
@@ -111,7 +113,12 @@ test: dev
 
 .PHONY: sweep
 sweep: dev
-	$(ISOLATED) $(BIN)/pytest -n $(JOBS) --dist loadfile -m slow $(ARGS)
+	$(ISOLATED) $(BIN)/pytest -n $(JOBS) --dist loadfile -m slow --ignore tests/realworld $(ARGS)
+
+.PHONY: realworld
+realworld: dev
+	@$(call install,$(REALWORLD_PACKAGES))
+	$(ISOLATED) $(BIN)/pytest -m slow tests/realworld $(ARGS)
 
 .PHONY: soak
 soak: dev

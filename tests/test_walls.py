@@ -226,7 +226,7 @@ def test_a_preset_is_one_value_that_can_be_printed_and_pickled(name: str) -> Non
     ("name", "kept"),
     [
         ("strict", ()),
-        ("service", ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETFCAP", "SETGID", "SETUID")),
+        ("service", ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETFCAP", "SETGID", "SETUID")),
         ("compat", ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE", "SETFCAP", "SETGID",
                     "SETPCAP", "SETUID", "SYS_CHROOT")),
     ],

@@ -134,8 +134,8 @@ class Security(Value):
     def service(cls) -> Security:
         """For daemons and package managers: a root that can change owners and users, and nothing else.
 
-        CAP_CHOWN, DAC_OVERRIDE, FOWNER, KILL, SETFCAP, SETGID, SETUID, which count only in the sandbox's own user
-        namespace; the calls of :meth:`Seccomp.service`; Landlock around the mounts; low ports for everybody; no user
+        CAP_CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETFCAP, SETGID, SETUID, which count only in the sandbox's own
+        user namespace; the calls of :meth:`Seccomp.service`; Landlock around the mounts; low ports for everybody; no user
         namespaces. With no_new_privs, as everywhere here: sudo and su give nothing.
         """
         return _service()
@@ -178,7 +178,7 @@ def _service() -> Security:
     from .seccomp import Seccomp
 
     return Security(
-        capabilities=Capabilities("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETFCAP", "SETGID", "SETUID"),
+        capabilities=Capabilities("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETFCAP", "SETGID", "SETUID"),
         seccomp=Seccomp.service(),
         landlock=Landlock.around_mounts(),
         user_namespaces=False,
