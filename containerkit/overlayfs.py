@@ -225,7 +225,7 @@ def _give(fs: int, key: str, directory: int) -> None:
     try:
         calls.fsconfig_fd(fs, key, directory)
     except SyscallError as error:
-        if error.errno != errno.EINVAL:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
             raise
         cure = "attach the tree and give its path" if key == "lowerdir+" else "give upper= and work="
         raise Unsupported(

@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -116,6 +117,7 @@ def script(command: str) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an end that takes the machine and its disk along
     started = time.monotonic()
     status = main()
     print(f"the machine ran for {time.monotonic() - started:.0f} s; exit status {status}")
