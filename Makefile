@@ -4,7 +4,7 @@
 # make soak     STARTS=100000 starts and stops with equal leak snapshots, as root and as a user; goes on where it stopped
 # make fuzz     an hour of libFuzzer on ck-init, under sanitizers (SECONDS=3600)
 # make test-vm  those that depend on the kernel, on another one in an emulated machine; SHORT=1: a few of them
-# make realworld  programs that people use, under the default wall; downloads what they need, once
+# make realworld  programs that people use, under the whole wall; downloads what they need, once
 # make lint     formatting, types, layers, and the C under every compiler and sanitizer that is here
 # make docs     the documentation, warnings are errors
 # make bench    the measurements
@@ -146,6 +146,7 @@ test-vm: dev
 bench: setup
 	$(BIN)/python benchmarks/imports.py
 	$(BIN)/python benchmarks/spawn.py
+	$(BIN)/python benchmarks/seccomp.py
 	$(BIN)/python benchmarks/cgroup.py
 	$(BIN)/python benchmarks/quotas.py
 

@@ -135,8 +135,8 @@ class Security(Value):
         """For daemons and package managers: a root that can change owners and users, and nothing else.
 
         CAP_CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETFCAP, SETGID, SETUID, which count only in the sandbox's own
-        user namespace; the calls of :meth:`Seccomp.service`; Landlock around the mounts; low ports for everybody; no user
-        namespaces. With no_new_privs, as everywhere here: sudo and su give nothing.
+        user namespace; the calls of :meth:`Seccomp.service`; Landlock around the mounts; low ports for everybody; no
+        user namespaces. With no_new_privs, as everywhere here: sudo and su give nothing.
         """
         return _service()
 
