@@ -191,6 +191,21 @@ def test_a_fork_of_the_program_has_a_scope_of_its_own(systemd: Any) -> None:
         assert os.path.exists(ours)
 
 
+@booted
+@pytest.mark.root
+def test_from_a_pid_namespace_systemd_is_not_asked_to_move_a_process_of_that_number() -> None:
+    code = """
+        import containerkit as ck
+        try:
+            ck.Cgroup.create(manager="systemd")
+        except ck.CgroupUnavailable as error:
+            print(error.reason, error)
+    """
+    argv = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", textwrap.dedent(code)]
+    said = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert said.startswith("manager the first process here is not systemd")
+
+
 # ---- an ordinary user ------------------------------------------------------------------------------------------------
 
 

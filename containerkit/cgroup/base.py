@@ -91,7 +91,7 @@ def systemd_owns(where: Layout) -> bool:
     A delegated unit has an extended attribute (systemd.resource-control(5)); what is below one has no unit's name.
     """
     own = where.unified
-    if own is None or where.version != "v2" or not os.path.isdir("/run/systemd/system"):  # sd_booted(3)
+    if own is None or where.version != "v2" or not first_is_systemd():
         return False
     if own.base != own.directory or not own.path.endswith((".service", ".scope", ".slice")):
         return False
@@ -100,6 +100,17 @@ def systemd_owns(where: Layout) -> bool:
             if os.getxattr(own.directory, name) == b"1":
                 return False
     return True
+
+
+@cache
+def first_is_systemd() -> bool:
+    """Whether the first process, as this one sees it, is systemd: sd_booted(3) alone is also true in a container that
+    was shown the host's /run."""
+    try:
+        with open("/proc/1/comm") as file:
+            return file.read() == "systemd\n" and os.path.isdir("/run/systemd/system")
+    except OSError:
+        return False
 
 
 @cache

@@ -26,7 +26,7 @@ from ..holder import Holder
 from ..plan import Mode, Plan
 from . import base
 from .directory import Directory
-from .layout import LEAF, Layout, parse_cgroup
+from .layout import LEAF, Hierarchy, Layout, parse_cgroup
 
 if TYPE_CHECKING:
     from jeepney.io.blocking import DBusConnection
@@ -38,6 +38,14 @@ SECONDS = 25.0
 
 _lock = Lock()
 _scope: Scope | None = None
+
+
+def _unlock() -> None:
+    global _lock
+    _lock = Lock()
+
+
+os.register_at_fork(after_in_child=_unlock)  # another thread may have held it
 
 
 class Scope:
@@ -109,7 +117,7 @@ def enter_scope() -> None:
     base.forget()
 
 
-def _check_place() -> None:
+def _own_place() -> Hierarchy:
     where = Layout.current()
     if where.version != "v2" or where.unified is None:
         raise CgroupUnavailable(
@@ -117,10 +125,16 @@ def _check_place() -> None:
             "systemd.unified_cgroup_hierarchy=1, or use manager='cgroupfs'",
             "not mounted",
         )
-    uid = os.geteuid()
-    if uid and f"/user@{uid}.service/" not in where.unified.path:
+    if not base.first_is_systemd():  # another one's bus may be in sight, but it knows our processes by other numbers
+        raise CgroupUnavailable("the first process here is not systemd: use manager='cgroupfs'", "manager")
+    return where.unified
+
+
+def _check_place() -> None:
+    place, uid = _own_place(), os.geteuid()
+    if uid and f"/user@{uid}.service/" not in place.path:
         raise CgroupUnavailable(
-            f"this process is in {where.unified.path!r}, which is the login's and not the user's (id {uid}), and may "
+            f"this process is in {place.path!r}, which is the login's and not the user's (id {uid}), and may "
             "put no process into one of the user's: call Cgroup.enter_scope() once when the program starts, or start "
             "it with `systemd-run --user --scope -p Delegate=yes COMMAND`",
             "not delegated",
@@ -133,13 +147,11 @@ def _check_place() -> None:
 def _start_scope(pid: int) -> Directory:
     """Have systemd move a process of ours into a new delegated scope; its directory."""
     with _connect() as bus:
-        _start(bus, f"containerkit-{os.getpid()}-{os.urandom(4).hex()}.scope", pid)
+        place = _own_place()
+        _start(bus, f"containerkit-{os.getpid()}-{os.urandom(4).hex()}.scope", pid, _slice(place))
     with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
         path = parse_cgroup(file.read())[()]
-    unified = Layout.current().unified
-    if unified is None:
-        raise CgroupUnavailable("cgroup v2 is not mounted here", "not mounted")
-    return base.open_directory(unified, unified.locate(path))
+    return base.open_directory(place, place.locate(path))
 
 
 def _connect() -> DBusConnection:
@@ -168,7 +180,7 @@ def _address() -> str:
     return os.environ.get("DBUS_SESSION_BUS_ADDRESS", f"unix:path={runtime}/bus")
 
 
-def _start(bus: DBusConnection, name: str, pid: int) -> None:
+def _start(bus: DBusConnection, name: str, pid: int, within: str | None) -> None:
     """StartTransientUnit, and wait for the job's end: only then the process is in the scope."""
     from jeepney import DBusAddress, DBusErrorResponse, MatchRule, message_bus, new_method_call
 
@@ -181,8 +193,9 @@ def _start(bus: DBusConnection, name: str, pid: int) -> None:
         ("PIDs", ("au", [pid])),
         ("Delegate", ("b", True)),
         ("CollectMode", ("s", "inactive-or-failed")),
-        *_slice(),
     ]
+    if within is not None:
+        properties.append(("Slice", ("s", within)))
     try:
         with bus.filter(ended) as jobs:
             _body(bus.send_and_get_reply(message_bus.AddMatch(ended), timeout=SECONDS))
@@ -206,14 +219,13 @@ def _body(reply: Any) -> Any:
     return reply.body
 
 
-def _slice() -> list[tuple[str, tuple[str, str]]]:
+def _slice(place: Hierarchy) -> str | None:
     """The slice that this process is in, if it is one of the manager's that is asked."""
-    own = Layout.current().unified
-    inside = own.path if own is not None else ""
+    path = place.path
     if uid := os.geteuid():
-        inside = inside.partition(f"/user@{uid}.service")[2]
-    slices = [part for part in inside.split("/") if part.endswith(".slice")]
-    return [("Slice", ("s", slices[-1]))] if slices else []
+        path = path.partition(f"/user@{uid}.service")[2]
+    slices = [part for part in path.split("/") if part.endswith(".slice")]
+    return slices[-1] if slices else None
 
 
 def _move_to_leaf(scope: Directory, pid: int) -> None:
