@@ -22,6 +22,8 @@ from containerkit._native._ck import ffi, lib
 from containerkit.kernel import helper
 from containerkit.launch import Launch, compile_launch
 from containerkit.plan import CLONE_FLAGS, Code, Op, Plan, Stage
+from containerkit.security.seccomp import Seccomp
+from containerkit.security.supervisor import Supervisor
 
 HEADER, OP = struct.Struct("=IIIIIIQiI"), struct.Struct("=IHHIIiiiiQQ")
 # Not SIGILL, by which the helper ends when a broken filter refuses it exit_group, nor SIGSYS, a filter's own kill.
@@ -40,12 +42,14 @@ def plans(root: str) -> list[Plan]:
     common = {"root": root, "namespaces": Namespaces.all(), "security": Security.strict()}
     refuser = compile_launch(Launch(["/bin/true"], mounts=mounts[:1], **common), None)
     refuser.ops = [REFUSE_ALL if op.code == Code.SECCOMP else op for op in refuser.ops]
+    asks = Seccomp.strict().notify("ptrace")
     return [
         refuser,
         compile_launch(Launch(["/bin/true"], mounts=mounts, hostname="x", rlimits={"core": 0}, **common), None),
         compile_launch(Launch(["/bin/true"], mounts=mounts[:3], tty=True, cpu_seconds=5, **common), None),
         compile_launch(Launch([], hold=True, mounts=mounts[:1], **common), None),
         compile_launch(Launch(["/bin/true"], umask=0o77, nice=1, affinity=[0]), None),
+        compile_launch(Launch(["/bin/true"], security=Security(seccomp=asks), supervisor=Supervisor()), None),
     ]
 
 

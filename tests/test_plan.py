@@ -77,6 +77,14 @@ def test_flags_have_the_same_bits_on_both_ends(header: str) -> None:
     assert {name: getattr(plan, name) for name in flags} == flags
 
 
+def test_messages_have_the_same_numbers_on_both_ends(header: str) -> None:
+    from containerkit import spawn
+
+    theirs = enumerators(header, r"CK_MSG_(\w+)")
+    assert len(theirs) == len(set(theirs.values()))
+    assert {name: getattr(spawn, f"_{name}") for name in theirs} == theirs
+
+
 def test_limits_and_descriptors_are_the_same_on_both_ends(header: str) -> None:
     defined = definitions(header)
     assert int(defined["CK_PLAN_MAGIC"].rstrip("u"), 16) == plan.MAGIC
