@@ -26,13 +26,18 @@ _MAJOR_BITS, _MINOR_BITS = 12, 20  # the kernel's dev_t (linux/kdev_t.h)
 
 
 def _number(value: int | None, what: str, bits: int) -> None:
-    if value is not None and not (isinstance(value, int) and 0 <= value < 1 << bits):
+    known = isinstance(value, int) and not isinstance(value, bool)
+    if value is not None and not (known and 0 <= value < 1 << bits):
         raise InvalidValue(f"{what}={value!r} must be a number from 0 to {(1 << bits) - 1}, or None for all")
 
 
 def _access(value: str) -> str:
     """In the order in which the kernel writes it."""
-    return "".join(letter for letter in "rwm" if letter in value) if set(value) <= set("rwm") else value
+    return "".join(letter for letter in "rwm" if letter in value) if _is_access(value) else value
+
+
+def _is_access(value: object) -> bool:
+    return isinstance(value, str) and value != "" and set(value) <= set("rwm")
 
 
 @frozen()
@@ -69,7 +74,7 @@ class Device(Value):
 
     @access.validator
     def _check_access(self, attribute: Attribute[Any], value: str) -> None:
-        if not value or not set(value) <= set("rwm"):
+        if not _is_access(value):
             raise InvalidValue(f"access={value!r} must be letters of 'rwm' (read, write, mknod), at least one")
 
     def __str__(self) -> str:

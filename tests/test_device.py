@@ -54,7 +54,10 @@ def test_a_node_that_is_not_there_is_said_so() -> None:
         allow_list(["/dev/no-such-node"])
 
 
-@pytest.mark.parametrize("values", [{"kind": "a"}, {"major": -1}, {"minor": "*"}, {"access": ""}, {"access": "rx"}])
+@pytest.mark.parametrize(
+    "values",
+    [{"kind": "a"}, {"major": -1}, {"major": True}, {"minor": "*"}, {"access": ""}, {"access": "rx"}, {"access": None}],
+)
 def test_a_device_checks_its_fields(values: dict[str, Any]) -> None:
     with pytest.raises(InvalidValue, match=next(iter(values))):
         Device(**{"kind": "c", **values})
