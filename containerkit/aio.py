@@ -93,8 +93,8 @@ async def _start(
                 await readable(starting.fileno(), max(0.0, deadline - time.monotonic()))
             if starting.advance(0):
                 break
-    except BaseException:
-        process._give_up(starting)
+    except BaseException as error:
+        process._give_up(starting, error)
         raise
     process._adopt(starting)
     return process

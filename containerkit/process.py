@@ -124,8 +124,8 @@ class Process:
         try:
             starting.drive(start_timeout)
             self._adopt(starting)
-        except BaseException:
-            self._give_up(starting)
+        except BaseException as error:
+            self._give_up(starting, error)
             self.close()
             raise
 
@@ -162,17 +162,19 @@ class Process:
                 return spawn.Starting(plan, streams.theirs)
             finally:
                 plan.close()
-        except BaseException:
-            self._give_up(None)
+        except BaseException as error:
+            self._give_up(None, error)
             raise
 
-    def _give_up(self, starting: spawn.Starting | None) -> None:
+    def _give_up(self, starting: spawn.Starting | None, error: BaseException) -> None:
         if starting is not None:
             starting.abandon()
         self._end_supervision()
         self._streams.close_theirs()
         self._streams.close_ours()
         self._give_back()
+        if self._bounds is not None:
+            self._bounds.explain(error)
         self._unbind()
 
     def _unbind(self) -> None:

@@ -250,6 +250,16 @@ def test_a_read_after_the_removal_says_so() -> None:
 
 
 @pytest.mark.root
+def test_a_group_that_was_removed_before_anybody_asked_says_so_too() -> None:
+    group = Cgroup.create()
+    with Cgroup.open(group.dirs[0].path) as same:
+        group.remove()
+        for ask in (same.stats, same.events, same.oom):
+            with pytest.raises(NotFound, match="has been removed"):
+                ask()
+
+
+@pytest.mark.root
 def test_a_closed_group_has_no_statistics() -> None:
     group = Cgroup.create()
     with Cgroup.open(group.dirs[0].path) as same:

@@ -15,7 +15,7 @@ import pytest
 
 import containerkit as ck
 from containerkit import Limits, Outcome
-from containerkit.cgroup import Cgroup, Oom, Victim
+from containerkit.cgroup import Cgroup, Oom, Victim, account
 from containerkit.cgroup import oom as oom_module
 
 pytestmark = pytest.mark.root
@@ -131,6 +131,11 @@ def test_the_result_can_be_stored() -> None:
     assert again.usage == done.usage
 
 
+def test_a_start_that_its_own_limit_kills_says_so() -> None:
+    with pytest.raises(ck.SpawnError, match="out of memory: limit 64 KiB"):
+        ck.run(["true"], limits=Limits(memory_max="64K", memory_swap_max=0))
+
+
 # ---- no false alarm --------------------------------------------------------------------------------------------------
 
 
@@ -229,6 +234,20 @@ def test_a_run_that_is_killed_beside_one_that_runs_out_of_memory_is_told_apart()
         waiting.join()
     assert eater.outcome is Outcome.OOM
     assert [done.outcome for done in found] == [Outcome.SIGNALED]
+
+
+def test_a_group_that_somebody_removed_as_soon_as_it_was_empty_costs_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    def removed_first(process: ck.Process, usage: ck.Usage, *, killed: bool) -> account.Account:
+        assert process._bounds is not None
+        for one in process._bounds.group.dirs:
+            os.rmdir(one.path)
+        return before(process, usage, killed=killed)
+
+    before = account.account
+    monkeypatch.setattr(account, "account", removed_first)
+    done = ck.run(["echo", "kept"], limits=SMALL)
+    assert done.stdout == "kept\n"
+    assert done.oom is None
 
 
 # ---- usage -----------------------------------------------------------------------------------------------------------

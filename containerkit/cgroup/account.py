@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..errors import NotFound
+from ..errors import NotFound, SyscallError
 from .oom import NOTHING, Oom, Victim, count, memory_of, oom
 from .stats import CgroupStats, pairs
 
@@ -47,7 +48,19 @@ class Witness:
 
 
 def account(process: Process, usage: Usage, *, killed: bool) -> Account:
-    """Ask the groups of a process that has ended. ``killed`` says that it died of a SIGKILL that was not ours."""
+    """Ask the groups of a process that has ended. ``killed`` says that it died of a SIGKILL that was not ours.
+
+    Who looks after the machine may have removed an empty group by then: nothing is known in that case.
+    """
+    try:
+        return _account(process, usage, killed)
+    except SyscallError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV):
+            raise
+        return Account(usage, None, None)
+
+
+def _account(process: Process, usage: Usage, killed: bool) -> Account:
     own = process._bounds.group if process._bounds is not None else None
     program = Victim(process.pid or None, os.path.basename(os.fsdecode(process.args[0]))[:15])
     witness = process._launch.witness

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..errors import ClosedHandle
+from ..errors import ClosedHandle, NotFound
 
 if TYPE_CHECKING:
     from .directory import Directory
@@ -89,6 +90,8 @@ class Observed:
     def _open_dirs(self) -> Sequence[Directory]:
         if not self.dirs:
             raise ClosedHandle(f"{self!r} is closed")
+        if not self.dirs[0].has("cgroup.procs"):
+            raise NotFound({"errno": errno.ENODEV, "syscall": "open", "hint": "the cgroup has been removed"})
         return self.dirs
 
     def _close_reader(self) -> None:

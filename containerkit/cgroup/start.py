@@ -8,11 +8,12 @@ waits.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..errors import CgroupUnavailable, ContainerkitError
+from ..errors import CgroupUnavailable, ContainerkitError, SpawnError
 from . import base, members
 from .apply import read_back
 from .cgroup import SECONDS, Cgroup, new_name
@@ -101,6 +102,15 @@ class Bounds:
             kept["limit devices"] = ", ".join(map(str, self.limits.devices))
         means = {"memory_max": "RLIMIT_DATA, of each process", "cpuset_cpus": "sched_setaffinity(2), of each process"}
         return kept | {f"limit {name}": f"{means[name]}: {value}" for name, value in self.second_best.items()}
+
+    def explain(self, error: BaseException) -> None:
+        """A start that died without a word died of its limit, if the kernel has counted that."""
+        if isinstance(error, SpawnError) and error.errno == errno.ECHILD:
+            from .oom import oom
+
+            found = oom(self.group)
+            if found is not None:
+                error.hint = f"{found}; the set-up itself needs more: raise memory_max"
 
     def close(self) -> None:
         """Remove it: what was in it has ended, or is about to. Idempotent; in a fork of the program it only closes."""
