@@ -363,6 +363,12 @@ def _landlock(op: Op, err: int, path: bytes | None, detail: bytes) -> str | None
     return "a filter of system calls around us refuses Landlock" if err in (_E.ENOSYS, _E.EPERM) else None
 
 
+def _pty(op: Op, err: int, path: bytes | None, detail: bytes) -> str | None:
+    if err == _E.EPERM:
+        return "a device list without the terminals: add 'c 5:2' and 'c 136:*' to devices= (or ask for no tty)"
+    return None
+
+
 def _prctl(op: Op, err: int, path: bytes | None, detail: bytes) -> str | None:
     if op.a & 0xFFFFFFFF == 62:  # PR_SCHED_CORE
         return "core scheduling needs CONFIG_SCHED_CORE, and a processor with hyperthreads that are switched on"
@@ -390,6 +396,7 @@ _HINTS = {
     Code.MKDIR: _attach,
     Code.NETWORK: _network,
     Code.NEWIDMAP: _newidmap,
+    Code.PTY: _pty,
     Code.PRCTL: _prctl,
     Code.RLIMIT: _rlimit,
     Code.SECCOMP: _seccomp,

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_device import DEVICES
 
+import containerkit as ck
 from containerkit import NotPermitted
 from containerkit.cgroup.devices import assemble, changes, lift, restrict
 from containerkit.cgroup.directory import OPEN, Directory
@@ -273,6 +274,26 @@ def test_the_program_of_another_stays_attached(group: Group) -> None:
         restrict(group.directory, allow_list(rules))
     assert len(bpf.device_programs(cgroup)) == 3
     assert group.tries("/dev/null r", "/dev/zero r", "/dev/full r") == ["EPERM", "yes", "EPERM"]
+
+
+@pytest.mark.root
+def test_the_programs_of_a_sandbox_have_its_devices() -> None:
+    limits = ck.Limits(devices=["/dev/null"])
+    script = ["sh", "-c", "echo > /dev/null && echo null; head -c 1 /dev/zero || echo no"]
+    assert ck.run(script, limits=limits).stdout == "null\nno\n"
+    with ck.Sandbox(limits=limits) as sandbox:
+        assert sandbox.run(script).stdout == "null\nno\n"
+
+
+@pytest.mark.root
+def test_a_terminal_that_the_list_has_not_is_said_to_be_missing() -> None:
+    options = {"namespaces": ck.Namespaces(mnt="new", pid="new"), "root": ck.HOST, "mounts": [ck.Proc(), ck.Dev()]}
+    with ck.Cgroup.create(limits=ck.Limits(devices=["/dev/null"])) as group:
+        with pytest.raises(ck.SpawnError, match="c 136"):
+            ck.Process(["true"], tty=True, cgroup=group, **options)
+        group.update(ck.Limits(devices=["/dev/null", "c 5:2", "c 136:*"]))
+        with ck.Process(["true"], tty=True, cgroup=group, **options) as process:
+            assert process.wait() == 0
 
 
 @pytest.mark.rootless
