@@ -114,14 +114,12 @@ def _as_tests(answer: Answer) -> tuple[tuple[Test, ...], int]:
     return ((), answer) if isinstance(answer, int) else answer
 
 
-def _numbers_of(name: str, machine: str, numbers: dict[str, int]) -> list[int]:
-    names = [name]
-    if machine == "i386":
-        native = syscalls.numbers("x86_64")
-        variants = [name + suffix for suffix in _I386_SUFFIXES]
-        names += [variant for variant in variants if variant not in native]
-        names += _I386_ALSO.get(name, ())
-    return [numbers[one] for one in names if one in numbers]
+def _numbers_of(name: str, machine: str, numbers: dict[str, int]) -> Sequence[int]:
+    if machine != "i386":
+        return (numbers[name],) if name in numbers else ()
+    native = syscalls.numbers("x86_64")
+    names = [name, *(name + suffix for suffix in _I386_SUFFIXES if name + suffix not in native)]
+    return [numbers[one] for one in (*names, *_I386_ALSO.get(name, ())) if one in numbers]
 
 
 def _condition(arg: Arg, name: str) -> Condition:
@@ -160,8 +158,9 @@ def _search(code: _Assembler, ranges: Sequence[tuple[int, Answer]], end: int = 1
         for number, answer in reversed(numbers):
             found = code.jump(_EQUAL, number, _give(code, answer), found)
         return found
-    middle = (ranges[0][0] + min(end, _IN_USE)) / 2
-    half = min(range(1, len(ranges)), key=lambda index: abs(ranges[index][0] - middle))
+    both, half = ranges[0][0] + min(end, _IN_USE), 1
+    while half < len(ranges) - 1 and ranges[half][0] + ranges[half + 1][0] < both:
+        half += 1
     start = ranges[half][0]
     above = _search(code, ranges[half:], end)
     below = _search(code, ranges[:half], start)
