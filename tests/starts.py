@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from patience import PATIENCE
+
 import containerkit
 from containerkit import HOST, PIPE, Dev, Namespaces, Proc, Process, Tmpfs
 
@@ -42,7 +44,7 @@ def in_root(root: Any, *mounts: Any, **options: Any) -> dict[str, Any]:
 def said(args: Sequence[Any], **options: Any) -> str:
     """The standard output of a program that ends well."""
     with Process(args, stdout=PIPE, text=True, **options) as process:
-        output, _ = process.communicate(timeout=20)
+        output, _ = process.communicate(timeout=20 * PATIENCE)
         assert process.returncode == 0
     return str(output)
 
@@ -98,7 +100,7 @@ def wait_until(condition: Callable[[], Any], seconds: float = 5) -> float:
     """How long it took; fails when it does not come true."""
     begin = time.monotonic()
     while not condition():
-        assert time.monotonic() - begin < seconds, "it did not come true"
+        assert time.monotonic() - begin < seconds * PATIENCE, "it did not come true"
         time.sleep(0.002)
     return time.monotonic() - begin
 
@@ -131,6 +133,6 @@ def host(code: str, *arguments: str, prefix: Sequence[str] = (), **options: Any)
 def host_said(code: str, *arguments: str, **options: Any) -> list[str]:
     """The lines that a host program prints; it has to end well and silently."""
     with host(code, *arguments, **options) as process:
-        output, errors = process.communicate(timeout=40)
+        output, errors = process.communicate(timeout=40 * PATIENCE)
         assert (process.returncode, errors) == (0, "")
     return list(output.split("\n")[:-1])

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 from starts import STARTS, Directory, host, host_said, is_gone, sleeping, wait_until
 
 from containerkit import PIPE, Process
@@ -118,7 +119,7 @@ def test_what_a_forked_copy_of_the_host_does_with_a_process_does_not_end_it(act:
                 {act}
                 os._exit(0)
             end = os.waitpid(child, 0)[1]
-            print(end, process.poll(), *process.communicate(b"alive", timeout=20), flush=True)
+            print(end, process.poll(), *process.communicate(b"alive", timeout={20 * PATIENCE}), flush=True)
             process.close()
     """)
     assert lines == ["0 None b'alive' None"] * len(STARTS)
@@ -399,7 +400,7 @@ def test_a_start_that_hangs_is_given_up(frozen: Directory, start: str) -> None:
     begin = time.monotonic()
     with pytest.raises(TimeoutExpired) as caught:
         Process(["true"], cgroup=frozen, start_timeout=0.1, stdout=PIPE, **STARTS[start])
-    assert 0.09 <= time.monotonic() - begin < 2
+    assert 0.09 <= time.monotonic() - begin < 2 * PATIENCE
     assert "did not finish in time" in caught.value.__notes__[0]
     assert 0.09 <= caught.value.timeout < 2
 

@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 from starts import host
 
 import containerkit as ck
@@ -360,15 +361,15 @@ def test_without_capturing_the_output_is_the_callers(capfd: pytest.CaptureFixtur
 
 def test_a_timeout_asks_first_and_keeps_what_was_said() -> None:
     script = "trap 'echo tidied up; exit 3' TERM; echo started; while :; do sleep 0.02; done"
-    done = sh(script, timeout=0.3, grace=5)
+    done = sh(script, timeout=0.3 * PATIENCE, grace=5 * PATIENCE)
     assert (done.outcome, done.returncode, done.stdout) == (Outcome.TIMEOUT, 3, "started\ntidied up\n")
-    assert 0.3 <= done.usage.wall_seconds < 2
+    assert 0.3 <= done.usage.wall_seconds < 2 * PATIENCE
 
 
 def test_a_program_that_does_not_listen_is_killed_after_the_grace() -> None:
-    done = sh("trap '' TERM; echo started; while :; do sleep 0.02; done", timeout=0.2, grace=0.2)
+    done = sh("trap '' TERM; echo started; while :; do sleep 0.02; done", timeout=0.2 * PATIENCE, grace=0.2)
     assert (done.outcome, done.returncode, done.stdout) == (Outcome.TIMEOUT, -signal.SIGKILL, "started\n")
-    assert 0.4 <= done.usage.wall_seconds < 2
+    assert 0.4 <= done.usage.wall_seconds < 2 * PATIENCE
 
 
 def test_a_program_that_ends_at_sigterm_is_a_timeout_too() -> None:
@@ -384,7 +385,7 @@ def test_a_timeout_ends_what_closed_its_output() -> None:
 def test_a_quick_program_does_not_wait_for_its_timeout() -> None:
     begin = time.monotonic()
     assert ck.run(["true"], timeout=30).outcome is Outcome.EXITED
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 5 * PATIENCE
 
 
 def test_a_program_that_closes_its_output_is_waited_for() -> None:
@@ -397,7 +398,7 @@ def test_what_it_left_in_the_background_does_not_delay_the_return() -> None:
     begin = time.monotonic()
     done = sh("sleep 60 & (sleep 60 &); setsid sleep 60 & echo said; exit 4")
     assert (done.returncode, done.outcome, done.stdout) == (4, Outcome.EXITED, "said\n")
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 5 * PATIENCE
 
 
 def test_a_fork_loop_that_outlives_the_program_ends_with_it() -> None:
@@ -623,7 +624,7 @@ print("nothing")
 def test_an_interrupt_at_any_moment_of_a_start_leaves_no_process() -> None:
     """A descriptor that has no name yet may be left; a process, alive or dead, may not."""
     with host(_INTERRUPTED) as process:
-        said, complaints = process.communicate(timeout=40)
+        said, complaints = process.communicate(timeout=40 * PATIENCE)
     assert said == "nothing\n", complaints
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import attrs
 import pytest
+from patience import PATIENCE
 from starts import host, is_gone, wait_until
 from test_run import KINDS, PYTHON, PYTHON_MOUNTS, fields
 
@@ -94,7 +95,7 @@ def test_what_a_run_left_in_the_background_ends_with_it(box: Sandbox) -> None:
     sh(box, "setsid sleep 60 & (sleep 60 &) ; exit 0")
     watcher = in_its_own_pid_namespace(["sh", "-c", "cat /proc/[0-9]*/comm"])
     with watcher(box) as process:
-        output, _ = process.communicate(timeout=10)
+        output, _ = process.communicate(timeout=10 * PATIENCE)
     assert "sleep" not in output
 
 
@@ -131,7 +132,7 @@ def test_closing_ends_everything_in_it() -> None:
     pids = [box.pid, one.pid, two.pid]
     begin = time.monotonic()
     box.close()
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 2 * PATIENCE
     assert all(is_gone(pid) for pid in pids)
     assert (one.returncode, two.returncode) == (-signal.SIGKILL, -signal.SIGKILL)
     one.close()
@@ -382,7 +383,7 @@ def watched(box: Sandbox, runs: int, disguise: bool = False) -> tuple[int, str]:
         for _ in range(runs):
             assert box.run([PYTHON, "-I", "-S", "-c", _DISGUISE] if disguise else ["true"]).ok
         watcher.terminate()
-        seen, _, opened = watcher.communicate(timeout=20)[0].partition(" ")
+        seen, _, opened = watcher.communicate(timeout=20 * PATIENCE)[0].partition(" ")
     return int(seen), opened.strip()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 from starts import ISOLATED, STARTS, host, host_said
 
 from containerkit import DEVNULL, PIPE, STDOUT, Limits, Outcome, Process, run
@@ -87,7 +88,7 @@ def test_streams_may_change_places() -> None:
                 process.wait(10)
     """
     with host(code) as program:
-        assert program.communicate(timeout=20) == ("err\n" * 3, "out\n" * 3)
+        assert program.communicate(timeout=20 * PATIENCE) == ("err\n" * 3, "out\n" * 3)
 
 
 def test_a_stream_that_the_host_has_closed_is_empty() -> None:
@@ -139,7 +140,7 @@ def test_only_stderr_can_follow_stdout(stream: str) -> None:
 def test_a_program_can_open_its_streams_by_name(options: dict[str, Any]) -> None:
     script = "cat /dev/stdin > /dev/stdout; echo err > /dev/stderr"
     with Process(["sh", "-c", script], stdin=PIPE, stdout=PIPE, stderr=PIPE, **options) as process:
-        assert process.communicate(b"in", timeout=10) == (b"in", b"err\n")
+        assert process.communicate(b"in", timeout=10 * PATIENCE) == (b"in", b"err\n")
 
 
 def test_output_ends_when_the_program_closes_it_although_pid_1_waits(options: dict[str, Any]) -> None:
@@ -164,25 +165,25 @@ def test_a_program_that_writes_to_a_closed_pipe_dies_of_it(options: dict[str, An
 def test_streams_are_bytes_by_default_and_text_when_asked(options: dict[str, Any]) -> None:
     for ask, expected in (({}, b"\xc3\xa9\n"), ({"text": True}, "é\n"), ({"encoding": "latin-1"}, "Ã©\n")):
         with Process(["printf", r"\303\251\n"], stdout=PIPE, **ask, **options) as process:
-            assert process.communicate(timeout=10) == (expected, None)
+            assert process.communicate(timeout=10 * PATIENCE) == (expected, None)
 
 
 def test_text_is_written_in_the_encoding_that_was_asked_for() -> None:
     with Process(["od", "-An", "-tx1"], stdin=PIPE, stdout=PIPE, encoding="latin-1") as process:
-        assert process.communicate("é", timeout=10) == (" e9\n", None)
+        assert process.communicate("é", timeout=10 * PATIENCE) == (" e9\n", None)
 
 
 def test_errors_says_what_happens_to_bytes_that_are_no_text() -> None:
     with Process(["printf", r"\377"], stdout=PIPE, errors="replace") as process:
-        assert process.communicate(timeout=10) == ("\ufffd", None)
+        assert process.communicate(timeout=10 * PATIENCE) == ("\ufffd", None)
     with Process(["printf", r"\377"], stdout=PIPE, text=True) as process, pytest.raises(UnicodeDecodeError):
-        process.communicate(timeout=10)
+        process.communicate(timeout=10 * PATIENCE)
 
 
 def test_text_has_the_newlines_that_popen_gives_it() -> None:
     args = ["printf", r"a\r\nb\rc\n"]
     with subprocess.Popen(args, stdout=PIPE, text=True) as twin, Process(args, stdout=PIPE, text=True) as process:
-        assert process.communicate(timeout=10) == twin.communicate()
+        assert process.communicate(timeout=10 * PATIENCE) == twin.communicate()
 
 
 def test_an_encoding_that_does_not_exist_starts_nothing_that_stays() -> None:
@@ -223,7 +224,7 @@ def test_communicate_carries_more_than_a_pipe_holds_both_ways_at_once(options: d
     data = os.urandom(1 << 20)
     script = "tee /dev/stderr"
     with Process(["sh", "-c", script], stdin=PIPE, stdout=PIPE, stderr=PIPE, **options) as process:
-        assert process.communicate(data, timeout=20) == (data, data)
+        assert process.communicate(data, timeout=20 * PATIENCE) == (data, data)
         assert process.returncode == 0
 
 
@@ -239,7 +240,7 @@ def test_communicate_goes_on_after_a_timeout_and_loses_nothing(options: dict[str
         with pytest.raises(TimeoutExpired):
             process.communicate(data, timeout=0.05)
         assert process.poll() is None
-        assert process.communicate(timeout=10) == (b"one\ntwo\n" + data[1:], None)
+        assert process.communicate(timeout=10 * PATIENCE) == (b"one\ntwo\n" + data[1:], None)
 
 
 def test_a_timeout_of_communicate_carries_what_was_read_by_then(options: dict[str, Any]) -> None:
@@ -253,7 +254,7 @@ def test_a_timeout_in_the_middle_of_a_character_is_a_timeout() -> None:
     with Process(["sh", "-c", r"printf '\303'; sleep 0.3; printf '\251'"], stdout=PIPE, text=True) as process:
         with pytest.raises(TimeoutExpired):
             process.communicate(timeout=0.1)
-        assert process.communicate(timeout=10) == ("é", None)
+        assert process.communicate(timeout=10 * PATIENCE) == ("é", None)
 
 
 def test_communicate_times_out_when_only_the_end_is_missing(options: dict[str, Any]) -> None:
@@ -261,7 +262,7 @@ def test_communicate_times_out_when_only_the_end_is_missing(options: dict[str, A
         with pytest.raises(TimeoutExpired):
             process.communicate(timeout=0.2)
         process.kill()
-        assert process.communicate(timeout=10) == (b"all\n", None)
+        assert process.communicate(timeout=10 * PATIENCE) == (b"all\n", None)
 
 
 def test_a_program_that_never_stops_writing_does_not_outrun_the_timeout() -> None:
@@ -279,22 +280,22 @@ def test_input_that_was_written_but_not_flushed_comes_before_that_of_communicate
     with Process(["cat"], stdin=PIPE, stdout=PIPE) as process:
         assert process.stdin is not None
         process.stdin.write(b"first ")
-        assert process.communicate(b"second", timeout=10) == (b"first second", None)
+        assert process.communicate(b"second", timeout=10 * PATIENCE) == (b"first second", None)
 
 
 def test_communicate_without_pipes_waits(options: dict[str, Any]) -> None:
     with Process(["sh", "-c", "exit 4"], **options) as process:
-        assert process.communicate(timeout=10) == (None, None)
+        assert process.communicate(timeout=10 * PATIENCE) == (None, None)
         assert process.returncode == 4
 
 
 def test_communicate_ends_although_an_orphan_would_hold_the_pipe() -> None:
     """With PID 1 the end of the program ends the orphan, and so the pipe; Popen waits for the orphan."""
-    script = "sleep 0.7 & echo done"
+    script = f"sleep {0.7 * PATIENCE} & echo done"
     begin = time.monotonic()
     with Process(["sh", "-c", script], stdout=PIPE, **ISOLATED) as process:
-        assert process.communicate(timeout=10) == (b"done\n", None)
-    assert time.monotonic() - begin < 0.6
+        assert process.communicate(timeout=10 * PATIENCE) == (b"done\n", None)
+    assert time.monotonic() - begin < 0.6 * PATIENCE
     with (
         subprocess.Popen(["sh", "-c", script], stdout=PIPE, start_new_session=True) as twin,
         pytest.raises(subprocess.TimeoutExpired),
