@@ -32,7 +32,7 @@ NATIVE := $(wildcard containerkit/_native/*.[ch] containerkit/_native/init/*.[ch
 PACKAGES := gcc libc6-dev linux-libc-dev uidmap busybox-static
 TEST_PACKAGES := acl bubblewrap iproute2 procps strace util-linux
 REALWORLD_PACKAGES := debootstrap git make nodejs postgresql python3 python3-venv
-VM_PACKAGES := e2fsprogs qemu-system-x86
+VM_PACKAGES := dbus dbus-user-session e2fsprogs libpam-systemd qemu-system-x86 systemd
 ROOT := $(filter 0,$(shell id -u))
 
 # A mount namespace of the tests' own, so that other programs' mounts are not taken for leaks. Its mounts are shared
@@ -147,6 +147,7 @@ bench: setup
 	$(BIN)/python benchmarks/imports.py
 	$(BIN)/python benchmarks/spawn.py
 	$(BIN)/python benchmarks/seccomp.py
+	$(BIN)/python benchmarks/walls.py
 	$(BIN)/python benchmarks/cgroup.py
 	$(BIN)/python benchmarks/quotas.py
 
