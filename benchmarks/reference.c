@@ -16,11 +16,12 @@
  *                 uid_map and gid_map, an idmapped detached clone of ROOTFS, sent to the first process ("go");
  *                 then reads both pipes to their end, waits on the pidfd, reaps.
  *   first process stdin, stdout and stderr; `early`, at the same time as `outside`: unshare(cgroup time), private
- *                 propagation, lo up; waits for "go"; `inside`: becomes id 0, not dumpable, a tmpfs as workbench, the
- *                 overlay, /proc with read-only parts and masks, /sys, /dev, /tmp, pivot_root, host name, drops every
- *                 privilege; then vforks the program, reaps, kills what is left, exits with the program's status.
- *   the program   `program`: setsid, umask, descriptors, rlimits, signal mask, the filter of system calls that the file
- *                 REFERENCE_FILTER holds; execve.
+ *                 propagation, lo up; waits for "go"; `inside`: becomes id 0, not dumpable, no user namespaces, a tmpfs as
+ *                 workbench, the overlay, /proc with read-only parts and masks, /sys, /dev, /tmp, pivot_root, host name,
+ *                 drops every privilege; then vforks the program, reaps, kills what is left, exits with the program's
+ *                 status.
+ *   the program   `program`: setsid, umask, descriptors, Landlock, rlimits, signal mask, the filter of system calls that
+ *                 the file REFERENCE_FILTER holds; execve.
  *
  * Linux 6.8 (lowerdir+), glibc 2.36 (the mount calls), root.  cc -O2 -std=gnu17 -Wall -Wextra -Werror reference.c
  */
@@ -282,6 +283,17 @@ static int become_root(struct start *s)
     return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 }
 
+static int no_user_namespaces(struct start *s)
+{
+    char back[8];
+    int fd;
+    (void)s;
+    TRY(fd = open("/proc/sys/user/max_user_namespaces", O_RDWR | O_CLOEXEC));
+    TRY(write(fd, "0", 1));
+    TRY(pread(fd, back, sizeof back, 0));
+    return close(fd);
+}
+
 static int scratch(struct start *s)
 {
     static const char *const options[][2] = {
@@ -509,6 +521,28 @@ static int signal_mask(struct start *s)
     return sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
+/* Rights by number (linux/landlock.h knows them one by one): everything but making device nodes below "/" and in /tmp,
+ * to read and to write in /proc, and ioctl too in /dev. Scopes: abstract sockets and signals. */
+static int landlock(struct start *s)
+{
+    static const struct { const char *path; uint64_t rights; } places[] = {
+        {"/", 0x77bf}, {"/proc", 0x400f}, {"/dev", 0xf7bf}, {"/tmp", 0x77bf},
+    };
+    struct { uint64_t files, ports, scopes; } attr = {0xffff, 0, 3};
+    struct { uint64_t rights; int32_t fd; } __attribute__((packed)) rule;
+    int rules;
+    (void)s;
+    TRY(rules = (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof attr, 0));
+    for (size_t i = 0; i < COUNT(places); i++) {
+        rule.rights = places[i].rights;
+        TRY(rule.fd = open(places[i].path, O_PATH | O_CLOEXEC));
+        TRY(syscall(SYS_landlock_add_rule, rules, 1 /* LANDLOCK_RULE_PATH_BENEATH */, &rule, 0));
+        close(rule.fd);
+    }
+    TRY(syscall(SYS_landlock_restrict_self, rules, 0));
+    return close(rules);
+}
+
 static struct sock_filter filter[4096];
 static unsigned short filter_length;
 
@@ -541,6 +575,7 @@ static const struct step early[] = {
 };
 static const struct step inside[] = {
     {"become id 0", become_root},
+    {"no user namespaces", no_user_namespaces},
     {"scratch tmpfs", scratch},
     {"attach the lower tree", attach_lower},
     {"overlay", overlay},
@@ -565,6 +600,7 @@ static const struct step program[] = {
     {"session", session},
     {"umask", file_mode},
     {"descriptors", descriptors},
+    {"Landlock", landlock},
     {"rlimits", set_rlimits},
     {"signal mask", signal_mask},
     {"system call filter", system_calls},
