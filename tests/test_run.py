@@ -517,7 +517,7 @@ assert os.read(read, 5) == b"burnt"
 
 def test_usage_counts_children_and_orphans_that_were_killed() -> None:
     done = python(_BURN, check=True)
-    assert 0.4 <= done.usage.cpu_seconds < 0.4 + 0.4
+    assert 0.4 <= done.usage.cpu_seconds < 0.4 + 0.4 * PATIENCE
     assert done.usage.cpu_seconds == pytest.approx(done.usage.user_seconds + done.usage.system_seconds)
     assert done.usage.wall_seconds >= 0.3
 
@@ -532,8 +532,8 @@ def test_the_peak_of_memory_is_that_of_the_largest_process() -> None:
 
 def test_a_program_that_sleeps_uses_wall_time_only() -> None:
     usage = ck.run(["sleep", "0.2"]).usage
-    assert 0.2 <= usage.wall_seconds < 2
-    assert usage.cpu_seconds < 0.1
+    assert 0.2 <= usage.wall_seconds < 2 * PATIENCE
+    assert usage.cpu_seconds < 0.1 * PATIENCE
     assert usage.voluntary_switches > 0
 
 
