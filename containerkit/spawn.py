@@ -133,11 +133,10 @@ class Starting:
         self._buffer = bytearray(_BUFFER)
         self._fds = ffi.new("int[16]", _NO_FDS)
         self.started = Started()
-        self._maker = os.getpid()
-        marks = self.started.marks
-        marks.append(("begin", time.monotonic_ns()))
+        self.started.marks.append(("begin", time.monotonic_ns()))
         self._memory: list[int] = []
         self._pair = ffi.new("int[2]", (-1, -1))
+        self._maker = os.getpid()  # the last: from here on it can be abandoned
         try:
             self._spawn(plan.to_bytes(), stdio)
             self._close_copied()

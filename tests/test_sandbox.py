@@ -159,9 +159,9 @@ def test_closing_ends_a_run_in_another_thread() -> None:
     with ThreadPoolExecutor(1) as pool:
         box = Sandbox()
         running = pool.submit(box.run, ["sleep", "60"])
-        time.sleep(0.1)
+        time.sleep(0.1 * PATIENCE)
         box.close()
-        assert running.result(5).outcome is Outcome.SIGNALED
+        assert running.result(5 * PATIENCE).outcome is Outcome.SIGNALED
 
 
 def test_a_sandbox_whose_pid_1_was_killed_is_a_typed_error() -> None:
