@@ -335,6 +335,10 @@ def _seccomp(op: Op, err: int, path: bytes | None, detail: bytes) -> str | None:
         return "a filter needs no_new_privs, or CAP_SYS_ADMIN in this user namespace"
     if err == _E.EINVAL:
         return "the kernel was built without CONFIG_SECCOMP_FILTER, or does not know a flag or action of the policy"
+    if err == _E.EBUSY:
+        return "a filter around us has a supervisor already, and the kernel allows one in a line of filters"
+    if err == _E.EAGAIN:
+        return "the listener is sent by a thread, for which pids_max leaves no room: it takes 3 at least"
     return None
 
 

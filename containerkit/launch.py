@@ -212,7 +212,9 @@ def compile_launch(
             plan.add(
                 Op(
                     Code.JOIN,
-                    Stage.JOIN,
+                    # From inside a cgroup namespace clone3 leads from no cgroup that is outside (nsdelegate, cgroups(7)):
+                    # that one is joined by whoever is in the cgroup already.
+                    Stage.EARLY if kind == "cgroup" else Stage.JOIN,
                     f"join the sandbox's {kind} namespace",
                     fd=plan.fd(fd),
                     a=calls.CLONE_FLAGS[kind],
@@ -507,7 +509,7 @@ def _seccomp_op(policy: Seccomp, supervised: bool) -> Op:
     if supervised and not policy.notifies:
         raise InvalidValue(_NOTHING_TO_SUPERVISE)
     program = policy.program()
-    words = f"load the system call filter ({len(program) // 8} instructions)"
+    words = f"load the system call filter ({len(program) // 8} instructions){', whose listener we get' * supervised}"
     return Op(Code.SECCOMP, Stage.PROGRAM, words, program, a=policy.flags)
 
 

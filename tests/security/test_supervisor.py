@@ -531,3 +531,27 @@ def test_a_policy_that_asks_needs_somebody_to_ask() -> None:
 def test_a_supervisor_needs_a_policy_that_asks(security: ck.Security) -> None:
     with pytest.raises(ck.InvalidValue, match="something to decide"):
         ck.run(["/bin/true"], security=security, supervisor=Supervisor())
+
+
+def test_a_supervisor_inside_what_another_supervises_is_an_error_that_says_so() -> None:
+    """The kernel allows one listener in a line of filters."""
+    code = """
+import containerkit as ck
+security = ck.Security(seccomp=ck.Seccomp.strict().notify("getppid"))
+try:
+    ck.Process(["/bin/true"], security=security, supervisor=ck.Supervisor()).close()
+except ck.SpawnError as error:
+    print(error.step, error.errno, error.hint)
+"""
+    command = [sys.executable, "-c", code]
+    env = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    with ck.Process(command, stdout=ck.PIPE, env=env, security=notify("getppid"), supervisor=Supervisor()) as process:
+        told = process.communicate(timeout=30)[0].decode()
+    assert told.startswith("load the system call filter")
+    assert f" {errno.EBUSY} a filter around us has a supervisor already" in told
+
+
+def test_explain_tells_of_the_listener() -> None:
+    security = ck.Security(seccomp=Seccomp.strict().notify("getppid"))
+    assert ", whose listener we get" in ck.explain(["true"], security=security, supervisor=Supervisor())
+    assert "listener" not in ck.explain(["true"])
