@@ -2,7 +2,7 @@
 
     make test-vm                                     what has to run there, as root and as an ordinary user
     make test-vm ARGS="tests/test_x.py -k word"      these instead; ARGS is what pytest is given
-    make test-vm SHORT=1                             one test or two of each kind, in minutes
+    make test-vm SHORT=1                             a few, under systemd, in minutes
     make test-vm SYSTEMD=1 ARGS=tests/test_x.py      with systemd as the first process
 
 The machine sees the files of this one, under an overlay: what it writes goes to a disk of its own and is gone
@@ -41,8 +41,8 @@ LEFT_OUT = (
 )
 WHOLE = ["tests", *(f"--ignore=tests/{name}" for name in LEFT_OUT)]
 
-# Also with systemd as the first process.
-UNDER_SYSTEMD = ["tests/test_cgroup_systemd.py", "tests/test_cgroup_limits.py", "tests/test_oom.py"]
+# With systemd as the first process.
+UNDER_SYSTEMD = ["tests/test_cgroup_systemd.py"]
 
 # A few of each kind, by root, on the machine that most differs from ours.
 SHORT = [
