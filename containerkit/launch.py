@@ -212,8 +212,8 @@ def compile_launch(
             plan.add(
                 Op(
                     Code.JOIN,
-                    # From inside a cgroup namespace clone3 leads from no cgroup that is outside (nsdelegate, cgroups(7)):
-                    # that one is joined by whoever is in the cgroup already.
+                    # Seen from inside a cgroup namespace, clone3 leads from no cgroup that is outside (nsdelegate,
+                    # cgroups(7)): that one is joined by whoever is in the cgroup already.
                     Stage.EARLY if kind == "cgroup" else Stage.JOIN,
                     f"join the sandbox's {kind} namespace",
                     fd=plan.fd(fd),

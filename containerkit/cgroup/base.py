@@ -16,6 +16,8 @@ from typing import TypeVar
 
 from ..errors import Busy, CgroupUnavailable, ClosedHandle, Exists, InvalidValue, SyscallError, syscall_error
 from ..kernel import calls
+from ..kernel.fd import close_all as close_fds
+from ..kernel.fd import put
 from .directory import OPEN, Directory
 from .layout import LEAF, Hierarchy, Layout
 
@@ -43,11 +45,11 @@ _layout: tuple[bytes, Layout] | None = None
 def layout() -> Layout:
     """The layout, read anew only when this process has changed its cgroup; make() finds out about other changes."""
     global _layout
-    fd = os.open("/proc/self/cgroup", os.O_RDONLY | os.O_CLOEXEC)
+    fds: list[int] = []
     try:
-        ours = os.read(fd, 1 << 16)
+        ours = os.read(put(fds, os.open, "/proc/self/cgroup", os.O_RDONLY | os.O_CLOEXEC), 1 << 16)
     finally:
-        os.close(fd)
+        close_fds(fds)
     if _layout is None or _layout[0] != ours:
         _layout = (ours, Layout.current())
     return _layout[1]

@@ -12,7 +12,16 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from ..errors import CgroupUnavailable, ClosedHandle, Exists, InvalidValue, NotFound, SyscallError, syscall_error
+from ..errors import (
+    CgroupUnavailable,
+    ClosedHandle,
+    ContainerkitError,
+    Exists,
+    InvalidValue,
+    NotFound,
+    SyscallError,
+    syscall_error,
+)
 from . import base, members
 from .apply import apply, find, set_raw
 from .directory import Directory
@@ -108,26 +117,28 @@ class Cgroup(Observed):
         )
         wanted = asked | needed
 
-        def make(parents: Sequence[base.Parent]) -> Cgroup:
-            self = cls(name or new_name())
-            self.fill(parents, wanted=wanted, required=required, limits=limits)
-            return self
-
         if name is not None:
             _check_name(name)
-        if parent is None:
-            made = base.below_own(wanted, manager, make)
-        else:
-            parent.fileno()
-            made = make([one for one in parent.dirs if controllers is None or base.serves(one, wanted)])
-        if delegate is not None:
-            try:
-                for one in made.dirs:
+        made: list[Cgroup] = []
+
+        def make(parents: Sequence[base.Parent]) -> None:
+            made[:] = [cls(name or new_name())]
+            made[0].fill(parents, wanted=wanted, required=required, limits=limits)
+
+        try:
+            if parent is None:
+                base.below_own(wanted, manager, make)
+            else:
+                parent.fileno()
+                make([one for one in parent.dirs if controllers is None or base.serves(one, wanted)])
+            if delegate is not None:
+                for one in made[0].dirs:
                     one.delegate(*delegate)
-            except BaseException:
-                made.remove()
-                raise
-        return made
+        except BaseException:
+            for group in made:
+                group.undo()
+            raise
+        return made[0]
 
     def fill(
         self,
@@ -390,6 +401,14 @@ class Cgroup(Observed):
         return self
 
     def __exit__(self, *exc: object) -> None:
+        try:
+            self._leave()
+        except BaseException as error:
+            if not isinstance(error, ContainerkitError):
+                self._leave()  # an interrupt of the cleaning up; a second one is meant
+            raise
+
+    def _leave(self) -> None:
         if self._created and self._maker == os.getpid():  # in a fork of the program it is the parent's
             self.remove()
         else:

@@ -9,12 +9,17 @@ from functools import partial
 from itertools import starmap
 
 from ..errors import InvalidValue, syscall_error
-from ..kernel.fd import Fd
+from ..kernel.fd import Fd, close_all, put
 
 __all__ = ["Directory"]
 
 OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 _SIZE = 1 << 16
+
+
+def _check(file: str) -> None:
+    if "/" in file or file in ("", ".", ".."):
+        raise InvalidValue(f"{file!r} is not the name of a file in a cgroup")
 
 
 def _delegated() -> list[str]:
@@ -53,8 +58,7 @@ class Directory(Fd):
 
     def open(self, file: str, flags: int = os.O_RDONLY) -> int:
         """Open one of its files; the caller closes the descriptor."""
-        if "/" in file or file in ("", ".", ".."):
-            raise InvalidValue(f"{file!r} is not the name of a file in a cgroup")
+        _check(file)
         try:
             return os.open(file, flags | os.O_CLOEXEC, dir_fd=self.fileno())
         except OSError as error:
@@ -62,33 +66,33 @@ class Directory(Fd):
 
     def read(self, file: str, *, above: bool = False) -> str:
         """The text of one of its files, or of the group directly above it, without the last newline."""
-        fd = self._open_above(file) if above else self.open(file)
+        fds: list[int] = []
         try:
+            fd = self._open(fds, file, os.O_RDONLY, above)
             text = os.read(fd, _SIZE)
             while len(text) % _SIZE == 0 and (more := os.read(fd, _SIZE)):
                 text += more
         except OSError as error:
-            raise self._error(error, "read", file) from None
+            raise self._error(error, "read" if fds else "open", file) from None
         finally:
-            os.close(fd)
+            close_all(fds)
         return text.decode(errors="replace").rstrip("\n")
 
     def write(self, file: str, value: str | int, *, above: bool = False) -> None:
         """Write one of its files, or of the group directly above it, in one write(2)."""
-        fd = self._open_above(file, os.O_WRONLY) if above else self.open(file, os.O_WRONLY)
+        fds: list[int] = []
         try:
-            os.write(fd, str(value).encode())
+            os.write(self._open(fds, file, os.O_WRONLY, above), str(value).encode())
         except OSError as error:
             raise self._error(error, "write", file, f"the value was {str(value)!r}") from None
         finally:
-            os.close(fd)
+            close_all(fds)
 
-    def _open_above(self, file: str, flags: int = os.O_RDONLY) -> int:
-        """By way of the directory itself: nothing is looked up from the root."""
-        try:
-            return os.open(f"../{file}", flags | os.O_CLOEXEC, dir_fd=self.fileno())
-        except OSError as error:
-            raise self._error(error, "open", f"../{file}") from None
+    def _open(self, fds: list[int], file: str, flags: int, above: bool) -> int:
+        """``above`` goes by way of the directory itself: nothing is looked up from the root."""
+        _check(file)
+        name = f"../{file}" if above else file
+        return put(fds, partial(os.open, dir_fd=self.fileno()), name, flags | os.O_CLOEXEC)
 
     def has(self, file: str) -> bool:
         """Whether the kernel has this file here."""

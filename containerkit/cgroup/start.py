@@ -73,6 +73,9 @@ class Bounds:
     def _make(self, parents: Sequence[base.Parent]) -> None:
         limits, needed = self.limits, self._needed()
         inside = {one.key: one for one in (self._within.group.dirs if self._within is not None else ())}
+        for above in parents:
+            if above.version == 2 and above.key in inside:  # what was not needed for the sandbox may be for this one
+                base.prepare(above, inside[above.key], needed, frozenset())
         self.group = Cgroup(new_name())
         self.group.fill(
             [inside.get(one.key, one) for one in parents],
