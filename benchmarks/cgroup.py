@@ -33,6 +33,7 @@ RUNS, ROUNDS = 400, 20
 CORE = ("cgroup",)  # v2 without any controller
 FIVE = ("cpu", "cpuacct", "memory", "pids", "io")
 PARTS = ("plain", "inside", "create", "remove")
+REFERENCE = "cgroup_reference.c"
 
 Times = dict[str, list[float]]
 
@@ -145,7 +146,7 @@ def cases(scratch: Path) -> Iterator[Case]:
 
 def pair(name: str, controllers: Sequence[str], directories: Sequence[str], binary: Path) -> Iterator[Case]:
     yield Case(name, "containerkit.Cgroup", lambda count: ours(controllers, count))
-    yield Case(name, "cgroup_reference.c", lambda count: reference(binary, directories, count))
+    yield Case(name, REFERENCE, lambda count: reference(binary, directories, count))
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
@@ -178,10 +179,22 @@ def measure(runs: int) -> dict[str, Any]:
             say(f"round {number + 1} of {ROUNDS}")
             for case in entered:
                 case.go(-(-runs // ROUNDS))
-        result["groups"] = [case.row() for case in entered]
+        result["groups"] = with_ratios([case.row() for case in entered])
     result["stats"] = {"v2": stats_times(CORE, runs), "with five controllers": stats_times((*CORE, *FIVE), runs)}
     say("")
     return result
+
+
+def with_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of medians, over those of the C program on the same layout."""
+    floors = {row["layout"]: row for row in rows if row["contestant"] == REFERENCE and row["status"] == "ok"}
+    for row in rows:
+        floor = floors.get(row["layout"])
+        if floor is not None and row["status"] == "ok":
+            row["over_reference"] = {
+                part: round(row[part]["median_ms"] / floor[part]["median_ms"], 3) for part in PARTS if part in row
+            }
+    return rows
 
 
 def say(words: str) -> None:
