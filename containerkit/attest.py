@@ -11,9 +11,11 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from .build import is_overlay
 from .errors import SpawnError
 from .kernel import procfs
 from .kernel.procfs import Mounted
+from .rootfs import HOST, host_names
 
 if TYPE_CHECKING:
     from .build import Mount
@@ -26,8 +28,8 @@ class Attestation:
     """What a start was asked for, as far as it can be read back.
 
     ``ids`` are the program's (uid, gid) inside, None when they come from names in the root or stay the caller's.
-    ``groups`` are its supplementary groups inside, None when they cannot be known. ``root`` are the options that the
-    root must be mounted with, and ``shown`` the paths where mounts may be; None allows them anywhere.
+    ``groups`` are its supplementary groups inside, None when they cannot be known. Without mounts and a root, the
+    caller's mounts are the program's, and are not looked at.
     """
 
     def __init__(
@@ -37,12 +39,12 @@ class Attestation:
         ids: tuple[int, int] | None,
         groups: tuple[int, ...] | None,
         mounts: Iterable[Mount],
-        root: frozenset[str] | None,
-        shown: Iterable[str] | None,
+        root: object,
     ) -> None:
         self._security, self._ids, self._groups = security, ids, groups
         self._mounts = {os.fsdecode(mount.target): (mount.fstype, mount.options) for mount in mounts}
-        self._root = root
+        self._root = _root_options(root) if self._mounts or root is not None else None
+        shown = _shown_places(root)
         self._shown = None if shown is None else (*self._mounts, *shown)
 
     def __call__(self, pid: int) -> None:
@@ -109,6 +111,21 @@ class Attestation:
         for one in found:
             if one.target != "/" and not any(_is_below(one.target, place) for place in self._shown):
                 yield f"a mount that nobody asked for: {one}"
+
+
+def _root_options(root: object) -> frozenset[str]:
+    if root is HOST:
+        return frozenset({"ro", "nosuid", "nodev"})
+    if is_overlay(root):
+        return frozenset({"nodev", "ro"} if root.read_only else {"nodev"})
+    return frozenset()
+
+
+def _shown_places(root: object) -> list[str] | None:
+    """Where mounts may be beside those that were asked for; None for a root that comes with mounts of its own."""
+    if root is HOST:
+        return [f"/{name}" for name in host_names(net_host=True)]
+    return [] if is_overlay(root) else None
 
 
 def _place(found: list[Mounted], target: str, fstype: str, options: frozenset[str]) -> Iterator[str]:

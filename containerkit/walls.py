@@ -6,21 +6,19 @@ Landlock and the memory rules by the program's own process, which is the only on
 
 from __future__ import annotations
 
-import os
 from functools import cache
 from typing import TYPE_CHECKING
 
 from .build import is_overlay
-from .errors import InvalidValue, Unsupported
-from .kernel import calls
+from .errors import InvalidValue
 from .plan import Code, Op, Plan, Stage
-from .rootfs import HOST, host_names
+from .rootfs import HOST
 
 if TYPE_CHECKING:
     from .launch import Launch
     from .security import Security
 
-__all__ = ["KEYRING", "attest", "confine", "label", "namespace_settings", "open_proc", "switches", "user_settings"]
+__all__ = ["KEYRING", "attest", "confine", "label", "namespace_settings", "switches", "user_settings"]
 
 
 # ---- settings --------------------------------------------------------------------------------------------------------
@@ -43,7 +41,6 @@ def _setting(name: str, value: str) -> Op:
 
 
 _NO_USER_NAMESPACES = _setting("user.max_user_namespaces", "0")
-_LOW_PORTS = _setting("net.ipv4.ip_unprivileged_port_start", "0")
 
 
 def _owner(name: str) -> str:
@@ -69,7 +66,7 @@ def namespace_settings(plan: Plan, launch: Launch) -> None:
     if launch.join:
         return  # the sandbox has them
     if security.low_ports and launch.namespaces.new("net"):
-        plan.add(_LOW_PORTS)
+        plan.add(_setting("net.ipv4.ip_unprivileged_port_start", "0"))
     for name, value in security.sysctls:
         kind = _owner(name)
         if not launch.namespaces.new(kind):
@@ -78,38 +75,6 @@ def namespace_settings(plan: Plan, launch: Launch) -> None:
 
 
 KEYRING = Op(Code.KEYRING, Stage.INSIDE, "join a new session keyring")
-
-
-# ---- labels ----------------------------------------------------------------------------------------------------------
-
-
-def label(plan: Plan, launch: Launch) -> None:
-    """What the program's exec is to change its label to, through the caller's /proc, held since before the start."""
-    apparmor, selinux = launch.security.apparmor, launch.security.selinux
-    if apparmor is not None:
-        if not os.path.exists("/proc/self/attr/apparmor/exec"):  # Linux 5.8
-            raise Unsupported(f"apparmor={apparmor!r}: AppArmor is not active in this kernel (its lsm= parameter)")
-        plan.add(_label_op(plan, "AppArmor profile", apparmor, b"apparmor/exec", b"exec " + apparmor.encode()))
-    if selinux is not None:
-        if not os.path.exists("/sys/fs/selinux/enforce"):
-            raise Unsupported(f"selinux={selinux!r}: SELinux is not active in this kernel (its lsm= parameter)")
-        plan.add(_label_op(plan, "SELinux context", selinux, b"exec", selinux.encode()))
-
-
-def _label_op(plan: Plan, what: str, name: str, file: bytes, value: bytes) -> Op:
-    fd = open_proc()
-    plan.owned.append(fd)
-    words = f"take the {what} {name} at exec"
-    return Op(Code.SETTING, Stage.PROGRAM, words, b"thread-self/attr/" + file, value, fd=plan.fd(fd), b=1)
-
-
-def open_proc() -> int:
-    """The caller's /proc: the file system itself, not something that lies there under its name (CVE-2019-16884)."""
-    fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    if calls.fs_magic(fd) != 0x9FA0 or os.fstat(fd).st_ino != 1:
-        os.close(fd)
-        raise Unsupported("/proc is not the root of a proc file system here: labels cannot be set")
-    return fd
 
 
 # ---- the program's process -------------------------------------------------------------------------------------------
@@ -145,53 +110,34 @@ def attest(plan: Plan, launch: Launch, user_name: str, group_name: str, uid: int
     from .attest import Attestation
 
     keeps_ids = launch.user is None and launch.namespaces.user == "host" and not launch.join
-    own = launch.mounts or launch.over
-    root = launch.over_root if launch.join else launch.root
-    plan.add(_ATTEST)
+    plan.add(Op(Code.ATTEST, Stage.PROGRAM, "wait until the caller has looked at it"))
     plan.attest = Attestation(
         launch.security,
         ids=None if user_name or group_name or keeps_ids else (uid, gid),
         groups=None if user_name or keeps_ids else launch.groups,
-        mounts=own,
-        root=_root_options(root) if own or root is not None else None,
-        shown=_shown_places(root),
+        mounts=launch.mounts or launch.over,
+        root=launch.over_root if launch.join else launch.root,
     )
-
-
-_ATTEST = Op(Code.ATTEST, Stage.PROGRAM, "wait until the caller has looked at it")
-
-
-def _root_options(root: object) -> frozenset[str]:
-    if root is HOST:
-        return frozenset({"ro", "nosuid", "nodev"})
-    if is_overlay(root):
-        return frozenset({"nodev", "ro"} if root.read_only else {"nodev"})
-    return frozenset()
-
-
-def _shown_places(root: object) -> list[str] | None:
-    """Where mounts may be beside those that were asked for; None for a root that comes with mounts of its own."""
-    if root is HOST:
-        return [f"/{name}" for name in host_names(net_host=True)]
-    return [] if is_overlay(root) else None
 
 
 _PR_SET_MDWE, _MDWE_REFUSE_EXEC_GAIN = 65, 1
 _PR_SCHED_CORE, _SCHED_CORE_CREATE, _WHOLE_PROCESS = 62, 1, 1
-_MDWE = Op(
-    Code.PRCTL, Stage.PROGRAM, "never execute memory that was writable (MDWE)", a=_PR_SET_MDWE, b=_MDWE_REFUSE_EXEC_GAIN
-)
-_CORE = Op(
-    Code.PRCTL,
-    Stage.PROGRAM,
-    "share no processor core with others",
-    a=_PR_SCHED_CORE | _WHOLE_PROCESS << 32,
-    b=_SCHED_CORE_CREATE,
-)
+
+
+def label(plan: Plan, launch: Launch) -> None:
+    """What the program's exec is to change its label to."""
+    security = launch.security
+    if security.apparmor is not None or security.selinux is not None:
+        from .labels import compile_labels
+
+        compile_labels(plan, security)
 
 
 def switches(plan: Plan, launch: Launch) -> None:
+    """What the program's process sets about itself (prctl(2))."""
     if launch.security.mdwe:
-        plan.add(_MDWE)
+        words = "never execute memory that was writable (MDWE)"
+        plan.add(Op(Code.PRCTL, Stage.PROGRAM, words, a=_PR_SET_MDWE, b=_MDWE_REFUSE_EXEC_GAIN))
     if launch.security.core_scheduling:
-        plan.add(_CORE)
+        option = _PR_SCHED_CORE | _WHOLE_PROCESS << 32
+        plan.add(Op(Code.PRCTL, Stage.PROGRAM, "share no processor core with others", a=option, b=_SCHED_CORE_CREATE))

@@ -152,12 +152,12 @@ def test_labels_are_single_printable_words() -> None:
 @BOTH
 def test_a_label_is_written_to_the_process_that_becomes_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no module is active, the kernel's answer to the write shows where it went."""
-    from containerkit import walls
+    from containerkit import labels
 
     if os.path.exists("/sys/fs/selinux/enforce"):
         pytest.skip("SELinux is active here")
     exists = os.path.exists
-    monkeypatch.setattr(walls.os.path, "exists", lambda path: "selinux" in str(path) or exists(path))
+    monkeypatch.setattr(labels.os.path, "exists", lambda path: "selinux" in str(path) or exists(path))
     with pytest.raises(SpawnError, match="take the SELinux context some:label at exec") as caught:
         ck.run(["true"], security=attrs.evolve(STRICT, selinux="some:label"))
     assert caught.value.path == "thread-self/attr/exec"
@@ -165,12 +165,12 @@ def test_a_label_is_written_to_the_process_that_becomes_the_program(monkeypatch:
 
 @pytest.mark.root
 def test_a_proc_that_is_no_proc_is_not_used_for_labels(monkeypatch: pytest.MonkeyPatch) -> None:
-    from containerkit import walls
+    from containerkit import labels
 
     opened = os.open
-    monkeypatch.setattr(walls.os, "open", lambda path, *rest: opened("/tmp" if path == "/proc" else path, *rest))
+    monkeypatch.setattr(labels.os, "open", lambda path, *rest: opened("/tmp" if path == "/proc" else path, *rest))
     with pytest.raises(Unsupported, match="not the root of a proc file system"):
-        walls.open_proc()
+        labels.open_proc()
 
 
 # ---- groups ----------------------------------------------------------------------------------------------------------
