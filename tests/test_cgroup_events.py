@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 from containerkit import ClosedHandle, InvalidValue, NotFound, Unsupported
 from containerkit.cgroup import Cgroup, Event, EventKind, Events, MemoryPressure, PressureTrigger
 
 pytestmark = pytest.mark.root
 
-SECONDS = 10.0
+SECONDS = 10.0 * PATIENCE
 EAT = "x = bytearray(64 << 20)"
 
 
@@ -76,6 +77,19 @@ def test_a_process_that_came_and_ended_between_two_looks_is_told(group: Cgroup) 
             first, second = events.wait(SECONDS), events.wait(SECONDS)
             assert [event.kind for event in (first, second) if event] == [EventKind.POPULATED, EventKind.EMPTY]
             assert events.wait(0.02) is None
+
+
+def test_where_only_the_list_of_processes_tells_it_is_looked_at() -> None:
+    with Cgroup.create(controllers=["memory"]) as group:
+        if group.unified is not None:
+            pytest.skip("v2 tells it")
+        with group.events(EventKind.POPULATED, EventKind.EMPTY) as events:
+            with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+                group.adopt(child.pid)
+                first = events.wait(SECONDS)
+                child.communicate(b"\n")
+            second = events.wait(SECONDS)
+    assert [event.kind for event in (first, second) if event] == [EventKind.POPULATED, EventKind.EMPTY]
 
 
 def test_a_wait_ends_after_its_timeout(group: Cgroup) -> None:
@@ -388,3 +402,12 @@ def test_events_of_a_closed_group_are_refused(group: Cgroup) -> None:
     group.remove()
     with pytest.raises(ClosedHandle):
         group.events()
+
+
+def test_a_group_that_is_only_looked_at_ends_the_wait_when_it_is_removed() -> None:
+    group = Cgroup.create(controllers=["memory"])
+    path = group.directory("memory").path
+    with Cgroup.open(path) as same, same.events(EventKind.EMPTY) as events:
+        group.remove()
+        with pytest.raises(NotFound, match="removed"):
+            drain(events)

@@ -95,11 +95,9 @@ class _States(Source):
     news, cgroup_file_notify(), so that one end may be told twice; none is ever missed.)
     """
 
-    file = "cgroup.events"
-
     def __init__(self, one: Directory, kinds: dict[str, tuple[EventKind, EventKind]]) -> None:
         self._kinds, self._changes = kinds, dict.fromkeys((kind for pair in kinds.values() for kind in pair), 0)
-        self.fd = one.open(self.file)
+        self.fd = self._open(one)
         self._poller = select.poll()
         self._poller.register(self.fd, select.POLLPRI)
         try:
@@ -107,6 +105,9 @@ class _States(Source):
         except BaseException:
             self.close()
             raise
+
+    def _open(self, one: Directory) -> int:
+        return one.open("cgroup.events")
 
     def _read(self) -> dict[str, bool]:
         named = pairs(read_all(self.fd))
@@ -125,13 +126,26 @@ class _States(Source):
 
 
 class _Processes(_States):
-    """Populated or empty, where only cgroup.procs tells it."""
+    """Populated or empty, where only cgroup.procs tells it.
+
+    It is opened for each look: v1 makes the list at the first read of an open file, and keeps it for as long as that is
+    read more often than once in a second (cgroup_pidlist_start() in kernel/cgroup/cgroup-v1.c).
+    """
 
     look = LOOK
-    file = "cgroup.procs"
+
+    def _open(self, one: Directory) -> int:
+        return os.dup(one.fileno())
 
     def _read(self) -> dict[str, bool]:
-        return {"populated": bool(os.pread(self.fd, 1, 0))}
+        try:
+            fd = os.open("cgroup.procs", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.fd)
+        except FileNotFoundError:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV)) from None  # as a file that was open says it
+        try:
+            return {"populated": bool(os.read(fd, 1))}
+        finally:
+            os.close(fd)
 
 
 class _EventFd(Source):
