@@ -140,7 +140,7 @@ fuzz: dev
 .PHONY: test-vm
 test-vm: dev
 	@$(call install,$(VM_PACKAGES))
-	$(BIN)/python tests/vm $(if $(SHORT),--short) $(if $(SYSTEMD),--systemd) $(ARGS)
+	$(BIN)/python tests/vm $(if $(SHORT),--short --timeout=1800) $(if $(SYSTEMD),--systemd) $(ARGS)
 
 .PHONY: bench
 bench: setup

@@ -21,6 +21,7 @@ import argparse
 import os
 import shlex
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -58,7 +59,7 @@ def main() -> int:
         print(f"in the machine{', under systemd' if systemd else ''}: {command}", flush=True)
         try:
             worst = max(worst, run(command, options, systemd=systemd))
-        except MachineError as error:
+        except (MachineError, subprocess.CalledProcessError) as error:
             print(f"error: {error}", file=sys.stderr)
             worst = max(worst, 1)
     return worst
