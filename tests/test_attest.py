@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 import pytest
+from patience import PATIENCE
 
 import containerkit as ck
 from containerkit import (
@@ -77,13 +78,13 @@ def test_a_process_with_and_without_a_pid_1_is_attested(init: bool) -> None:
     namespaces = Namespaces(user="new", mnt="new", pid="new")
     options: dict[str, Any] = {"root": HOST, "namespaces": namespaces, "mounts": (Proc(), Dev(), Tmpfs("/tmp"))}
     with Process(["true"], init=init, security=ATTESTED, **options) as process:
-        assert process.wait(10) == 0
+        assert process.wait(10 * PATIENCE) == 0
 
 
 @pytest.mark.root
 def test_a_process_of_the_hosts_own_is_attested_as_far_as_it_differs() -> None:
     with Process(["echo", "hello"], stdout=PIPE, security=ATTESTED) as process:
-        assert process.communicate(timeout=10)[0] == b"hello\n"
+        assert process.communicate(timeout=10 * PATIENCE)[0] == b"hello\n"
 
 
 @pytest.mark.root
@@ -95,7 +96,7 @@ def test_other_users_are_attested(options: dict[str, Any]) -> None:
 @pytest.mark.root
 def test_groups_are_attested() -> None:
     with Process(["true"], user=5, groups=(6, 7), security=ATTESTED) as process:
-        assert process.wait(10) == 0
+        assert process.wait(10 * PATIENCE) == 0
 
 
 # ---- what is not is refused ------------------------------------------------------------------------------------------
@@ -306,4 +307,4 @@ def test_a_root_with_mounts_of_its_own_is_attested_without_them(busybox_root: Pa
 def test_it_may_stand_alone() -> None:
     security = Security(attest=True, landlock=Landlock({"/": "read execute"}))
     with Process(["true"], security=security, env={"PATH": os.environ["PATH"]}) as process:
-        assert process.wait(10) == 0
+        assert process.wait(10 * PATIENCE) == 0

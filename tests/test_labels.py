@@ -10,6 +10,7 @@ from pathlib import Path
 
 import attrs
 import pytest
+from patience import PATIENCE
 
 import containerkit as ck
 from containerkit import PIPE, Process, Sandbox, Security, SpawnError
@@ -75,7 +76,7 @@ def test_every_program_of_a_sandbox_does(profile: str) -> None:
 def test_a_process_of_the_hosts_own_does(profile: str) -> None:
     security = Security(apparmor=profile)
     with Process(["cat", "/proc/self/attr/current"], stdout=PIPE, text=True, security=security) as process:
-        assert profile in process.communicate(timeout=60)[0]
+        assert profile in process.communicate(timeout=60 * PATIENCE)[0]
 
 
 def test_a_profile_that_is_not_loaded_is_an_error(profile: str) -> None:
@@ -92,4 +93,4 @@ def test_a_root_cannot_take_the_label_away(profile: str, busybox_root: Path, tmp
     mounts = (ck.Bind(busybox_root / "bin", "/bin"), ck.Tmpfs("/proc"), ck.Proc("/real"))
     options = {"namespaces": ck.Namespaces.all(), "root": tmp_path, "mounts": mounts, "security": confined(profile)}
     with Process(["cat", "/real/self/attr/current"], stdout=PIPE, text=True, **options) as process:
-        assert profile in process.communicate(timeout=60)[0]
+        assert profile in process.communicate(timeout=60 * PATIENCE)[0]

@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 import pytest
+from patience import PATIENCE
 from test_run import PYTHON, PYTHON_MOUNTS
 
 import containerkit as ck
@@ -93,7 +94,7 @@ def test_settings_hold_inside_and_not_outside() -> None:
         "net.ipv4.ip_forward": "1",
         "net.ipv4.ping_group_range": "0 0",
         "net.ipv4.tcp_rmem": "4096 16384 65536",
-        "net.core.somaxconn": "17",
+        "net.ipv4.tcp_fin_timeout": "17",
         "user.max_net_namespaces": "3",
     }
     before = {name: host(name) for name in wanted}
@@ -114,10 +115,10 @@ def test_settings_of_ipc_hold_where_the_kernel_lets_user_namespaces_have_them() 
 
 @BOTH
 def test_all_programs_of_a_sandbox_have_its_settings() -> None:
-    security = attrs.evolve(STRICT, sysctls={"net.core.somaxconn": 19})
+    security = attrs.evolve(STRICT, sysctls={"net.ipv4.tcp_fin_timeout": 19})
     with Sandbox(security=security) as box:
         for _ in range(2):
-            assert box.run(["cat", "/proc/sys/net/core/somaxconn"]).stdout == "19\n"
+            assert box.run(["cat", "/proc/sys/net/ipv4/tcp_fin_timeout"]).stdout == "19\n"
 
 
 @BOTH
@@ -168,19 +169,21 @@ def test_a_file_that_is_not_of_procfs_is_not_written(tmp_path: Path) -> None:
 def test_a_root_without_proc_or_with_another_one_changes_nothing(tmp_path: Path, busybox_root: Path) -> None:
     """The setting goes through the caller's /proc, whatever the root has under that name."""
     tmp_path.chmod(0o755)
-    for name in ("bin", "elsewhere/sys/net/core"):
+    for name in ("bin", "elsewhere/sys/net/ipv4"):
         (tmp_path / name).mkdir(parents=True)
-    (tmp_path / "elsewhere/sys/net/core/somaxconn").write_text("5\n")
+    (tmp_path / "elsewhere/sys/net/ipv4/tcp_fin_timeout").write_text("5\n")
     (tmp_path / "proc").symlink_to("elsewhere")
     options: dict[str, Any] = {
         "root": tmp_path,
         "namespaces": Namespaces.all(),
-        "security": attrs.evolve(STRICT, sysctls={"net.core.somaxconn": 23}),
+        "security": attrs.evolve(STRICT, sysctls={"net.ipv4.tcp_fin_timeout": 23}),
     }
     seen = (ck.Bind(busybox_root / "bin", "/bin"), Proc("/real"))
-    with Process(["cat", "/real/sys/net/core/somaxconn"], mounts=seen, stdout=ck.PIPE, text=True, **options) as process:
-        assert process.communicate(timeout=10)[0] == "23\n"
-    assert (tmp_path / "elsewhere/sys/net/core/somaxconn").read_text() == "5\n"
+    with Process(
+        ["cat", "/real/sys/net/ipv4/tcp_fin_timeout"], mounts=seen, stdout=ck.PIPE, text=True, **options
+    ) as process:
+        assert process.communicate(timeout=10 * PATIENCE)[0] == "23\n"
+    assert (tmp_path / "elsewhere/sys/net/ipv4/tcp_fin_timeout").read_text() == "5\n"
 
 
 # ---- nested user namespaces ------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import Any
 
 import attrs
 import pytest
+from patience import PATIENCE
 from test_run import PYTHON, PYTHON_MOUNTS, fields
 
 import containerkit as ck
@@ -109,7 +110,7 @@ def test_a_new_session_keyring_has_none_of_the_callers_keys() -> None:
             security = Security(session_keyring=fresh)
             command = [PYTHON, "-c", _LOOK_FOR_A_KEY, "ck-test-key"]
             with Process(command, stdout=PIPE, text=True, security=security) as process:
-                said[fresh] = process.communicate(timeout=20)[0].strip()
+                said[fresh] = process.communicate(timeout=20 * PATIENCE)[0].strip()
     assert said[False] == "found"
     assert said[True] == "Required key not available"
 
@@ -196,7 +197,7 @@ def test_no_group_of_the_caller_comes_along(options: str) -> None:
     import sys
 
     command = [sys.executable, "-c", _START_WITH_GROUPS, repr(sys.path), options]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=50)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=50 * PATIENCE)
     numbers = {word for line in done.stdout.splitlines() for word in line.replace("Groups:", "").split()}
     assert numbers <= {"0", "1000", "65534"}
     control = subprocess.run(
@@ -337,4 +338,4 @@ def test_a_process_has_the_same_walls_without_a_sandbox() -> None:
     mounts = (ck.Proc(), ck.Tmpfs("/tmp"))
     options: dict[str, Any] = {"root": HOST, "namespaces": namespaces, "mounts": mounts, "security": STRICT}
     with Process(["cat", "/proc/sys/user/max_user_namespaces"], stdout=PIPE, text=True, **options) as process:
-        assert process.communicate(timeout=10)[0] == "0\n"
+        assert process.communicate(timeout=10 * PATIENCE)[0] == "0\n"

@@ -61,12 +61,12 @@ def rights(names: str) -> int:
     return mask
 
 
-def _shown(mask: int) -> str:
-    """The shortest names of a mask, groups first."""
+def _shown(mask: int, known: int = (1 << len(RIGHTS)) - 1) -> str:
+    """The shortest names of a mask, groups first; a group is whole if it is so among the known rights."""
     names = []
     for name in (*GROUPS, *RIGHTS):
-        one = rights(name)
-        if mask & one == one:
+        one = rights(name) & known
+        if one and mask & one == one:
             names.append(name)
             mask &= ~one
     return " ".join(names) or "nothing"
@@ -200,7 +200,7 @@ def _operation(policy: Landlock, mounted: tuple[tuple[bytes, str], ...], shares_
     if not (known or net or scoped):
         return None
     attribute = b"".join(number.to_bytes(8, "little") for number in (known, net, scoped))
-    words = _words(kept if known else [], net, scoped, abi)
+    words = _words(kept, known, net, scoped, abi)
     flags = OPTIONAL if policy.mounts else 0  # a program of the sandbox may have moved a directory with a mount in it
     return Op(
         Code.LANDLOCK, Stage.PROGRAM, words, attribute, *kept, *ports, flags=flags, a=len(kept), b=_STREAMS & known
@@ -223,7 +223,7 @@ def _port_rules(policy: Landlock) -> tuple[list[bytes], int]:
     return rules, handled
 
 
-def _words(kept: list[bytes], net: int, scoped: int, abi: int) -> str:
-    parts = [f"{os.fsdecode(rule[8:])} {_shown(int.from_bytes(rule[:8], 'little'))}" for rule in kept]
+def _words(kept: list[bytes], known: int, net: int, scoped: int, abi: int) -> str:
+    parts = [f"{os.fsdecode(rule[8:])} {_shown(int.from_bytes(rule[:8], 'little'), known)}" for rule in kept]
     parts += ["TCP ports"] * bool(net) + [scope for n, scope in enumerate(SCOPES) if scoped >> n & 1]
     return f"confine it with Landlock (ABI {abi}): {', '.join(parts) or 'no file'}"
