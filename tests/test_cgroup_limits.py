@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -209,6 +211,25 @@ def test_the_asyncio_twin_is_bounded_too() -> None:
 def test_what_outlives_the_program_ends_with_it_and_the_group_goes() -> None:
     assert run(["sh", "-c", "setsid sleep 1000 & exit 0"], limits=Limits(memory_max="64M")).ok
     assert own_groups() == []
+
+
+KILLED = """
+import os, signal
+from containerkit import Limits, Sandbox
+box = Sandbox(limits=Limits(memory_max="64M"))
+print(box._init._bounds.group.dirs[0].path, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_group_of_a_program_that_was_killed_goes_with_the_first_of_the_next() -> None:
+    path = subprocess.run([sys.executable, "-c", KILLED], capture_output=True, text=True, timeout=60 * PATIENCE).stdout
+    assert os.path.isdir(path.strip())
+    code = "from containerkit import Limits, run; run(['true'], limits=Limits(memory_max='64M'))"
+    deadline = time.monotonic() + 20 * PATIENCE
+    while os.path.isdir(path.strip()):  # what was in it is still ending
+        assert time.monotonic() < deadline
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=60 * PATIENCE)
 
 
 # ---- Sandbox ---------------------------------------------------------------------------------------------------------

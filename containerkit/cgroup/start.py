@@ -3,7 +3,7 @@
 It has the controllers that the limits need and no others: each hierarchy of v1 costs a start about 0.1 ms. It is made
 before the program is, which starts inside it, and is removed when the handle of the process is closed: nothing is in it
 then, so that takes some ten microseconds. What does not go at once goes in a thread, for which the interpreter's end
-waits.
+waits. What a program leaves that is killed is empty, and goes with the first group of the next one.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import CgroupUnavailable, ContainerkitError, SpawnError
-from . import base, members
+from . import abandoned, base, members
 from .apply import read_back
-from .cgroup import SECONDS, Cgroup, new_name
+from .cgroup import SECONDS, Cgroup
 from .directory import Directory
 from .files import controllers
 
@@ -76,7 +76,7 @@ class Bounds:
         for above in parents:
             if above.version == 2 and above.key in inside:  # what was not needed for the sandbox may be for this one
                 base.prepare(above, inside[above.key], needed, frozenset())
-        self.group = Cgroup(new_name())
+        self.group = Cgroup(abandoned.name())
         self.group.fill(
             [inside.get(one.key, one) for one in parents],
             wanted=needed | {"pids"},  # in v2 it is there for nothing
@@ -117,6 +117,7 @@ class Bounds:
 
     def close(self) -> None:
         """Remove it: what was in it has ended, or is about to. Idempotent; in a fork of the program it only closes."""
+        self.dirs = ()
         base.close_all(self._inner)
         group = self.group
         if self._maker == os.getpid() and group.unfinished:
@@ -125,6 +126,13 @@ class Bounds:
             _remove_later(group)
         else:
             group.close()
+        if self._maker == os.getpid():
+            abandoned.remove_once()
+
+    def __del__(self) -> None:
+        """Of a start that was interrupted between two of its parts."""
+        if getattr(self, "dirs", ()):
+            self.close()
 
 
 def _die_whole(group: Cgroup) -> None:
