@@ -126,6 +126,9 @@ class Limits(Value):
     cgroup v1 they become the files that mean the same. What a machine cannot enforce is an error that says why and
     what to do, unless ``best_effort`` is set. The guide has a table of all of them.
 
+    By default processes, descriptors and output are bounded, and memory is not, because the group for it costs each
+    start a part of a millisecond: ``memory_max="50%"`` leaves half of the machine to everybody else.
+
     None is no limit of its own: the groups above, and the machine, still bound it. Sizes are bytes or strings
     ("256M", "1.5G"; of memory also "50%" of the machine's).
 
