@@ -265,13 +265,14 @@ def _lower_names(overlay: OverlayFS, build: Build) -> list[bytes]:
         build.plan.add(_place("l", slot))
         cut = len(parent.rstrip(b"/"))
         return [b"l" + os.path.abspath(calls.encode(layer))[cut:] for layer in layers]  # type: ignore[arg-type]
-    names = []
-    for index, layer in enumerate(layers):
+    names = [b"l%d" % index for index in range(len(layers))]
+    if not appends_layers():
+        _joined(tuple(names))  # refused as what it is, before the plan runs out of places
+    for name, layer in zip(names, layers, strict=True):
         slot = build.plan.slot()
         what = repr(layer) if isinstance(layer, MountTree) else os.fsdecode(layer)
         build.tree(layer, slot, f"take lower layer {what}", attr=RDONLY | NOSUID | NODEV, flags=p.RECURSIVE | p.IDMAP)
-        build.plan.add(_place(f"l{index}", slot))
-        names.append(b"l%d" % index)
+        build.plan.add(_place(name.decode(), slot))
     return names
 
 
