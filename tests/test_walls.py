@@ -325,7 +325,7 @@ def test_enforced_sees_a_mount_of_the_host_that_nobody_asked_for(monkeypatch: py
 
     def wrong(self: Any, build: Any) -> None:
         compile_it(self, build)
-        Bind("/usr", "/tmp/host", read_only=False).compile(build)
+        Bind("/usr", "/tmp/host", read_only=False, idmap=False).compile(build)
 
     monkeypatch.setattr(mounts.Tmpfs, "compile", wrong)
     with Sandbox() as box:
