@@ -235,11 +235,12 @@ def test_a_run_that_is_killed_beside_one_that_runs_out_of_memory_is_told_apart()
         pytest.skip("the kernel log cannot be read")
     with ck.Sandbox(limits=SMALL) as box:
         found = []
-        command = ["sh", "-c", "until [ -e /tmp/go ]; do sleep 0.05; done; kill -KILL $$"]
+        box.run(["mkfifo", "/tmp/go"], check=True)
+        command = ["sh", "-c", "read line </tmp/go; kill -KILL $$"]  # it asks for no memory while it waits
         waiting = threading.Thread(target=lambda: found.append(box.run(command)))
         waiting.start()
         eater = box.run(EATER, timeout=30 * PATIENCE)
-        box.run(["touch", "/tmp/go"], check=True)
+        box.run(["sh", "-c", "echo >/tmp/go"], check=True)
         waiting.join()
     assert eater.outcome is Outcome.OOM
     assert [done.outcome for done in found] == [Outcome.SIGNALED]
