@@ -143,7 +143,7 @@ def test_leaves_no_process_but_for_a_pid_namespace() -> None:
         assert [one.processes for one in listed("net", net.inode)] == []
     with Namespace.create("pid") as pid:
         [found] = listed("pid", pid.inode)
-        assert (found.processes, found.command) == (1, "memfd:ck-init")
+        assert (found.processes, found.command) == (1, "ck-init")
 
 
 @pytest.mark.both
