@@ -1,0 +1,1 @@
+"""Images: their names, what registries say of them, and what they say of themselves. Values only so far."""
