@@ -61,13 +61,11 @@ class Holder:
     def close(self) -> None:
         """Kill and reap it: a pid namespace that it made ends with everything in it. Idempotent."""
         started = self._started
-        try:
-            if self.ours:
-                spawn.kill(started.first, signal.SIGKILL)
-                if not _reap(started.first, _PATIENCE):
-                    _ending.append(self.take_pidfd())
-        finally:
-            started.close()
+        if self.ours:
+            spawn.kill(started.first, signal.SIGKILL)
+            if not _reap(started.first, _PATIENCE):
+                _ending.append(self.take_pidfd())
+        started.close()  # not before it is reaped: whatever interrupts this, __del__ comes back to it
         _reap_late()
 
     def __enter__(self) -> Self:

@@ -156,7 +156,7 @@ def _subordinate_ranges(path: str) -> list[tuple[int, int]]:
 
 def _read_subordinate(path: str) -> list[tuple[str, int, int]]:
     try:
-        with open(path) as file:
+        with open(path, errors="surrogateescape") as file:
             lines = [line.strip().split(":") for line in file]
     except OSError:
         return []

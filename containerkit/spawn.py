@@ -86,13 +86,14 @@ class Started:
         fd, self.program = self.program, -1
         if fd >= 0:
             os.close(fd)
-        fd, self.first = self.first, -1
-        if fd >= 0:
-            os.close(fd)
         fd, self.pty = self.pty, -1
         if fd >= 0:
             os.close(fd)
         close_all(self.namespaces)
+        # Last: by it the owner sees whether there is still something to close.
+        fd, self.first = self.first, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 _owner: tuple[int, int] | None = None  # pid, pidfd
@@ -129,7 +130,7 @@ class Starting:
         self._running = False
         self._helper = ffi.new("int *", -1)
         self._name = b""
-        self._killed = False
+        self._failed = False
         self._buffer = bytearray(_BUFFER)
         self._fds = ffi.new("int[16]", _NO_FDS)
         self.started = Started()
@@ -253,18 +254,19 @@ class Starting:
 
     def _reap_helpers(self) -> None:
         if (pidfd := self._helper[0]) >= 0:
-            self._killed |= _reap(pidfd)
+            self._failed |= _reap(pidfd)
             self._helper[0] = -1
             os.close(pidfd)
         if (pidfd := self.started.hopped) >= 0:
-            self._killed |= _reap(pidfd)
+            self._failed |= _reap(pidfd)
             self.started.hopped = -1
             os.close(pidfd)
 
     def abandon(self) -> None:
         """A start that failed or was interrupted: nothing of it stays. Idempotent.
 
-        A helper that somebody else killed may have cloned a process before it could tell of it.
+        A helper that somebody else killed may have cloned a process before it could tell of it; so may one that
+        found no memory for the message.
         """
         started = self.started
         self._close_copied()
@@ -278,7 +280,7 @@ class Starting:
         if started.first >= 0:
             kill(started.first, _SIGKILL)
             wait_status(started.first)
-        if self._killed:
+        elif self._failed:
             _reap_named(self._name)
         started.close()
 
@@ -300,11 +302,11 @@ def _write_all(fd: int, content: bytes) -> None:
 
 
 def _reap(pidfd: int) -> bool:
-    """Whether somebody else had killed it."""
+    """Whether it came to a bad end: killed by somebody else, or with an error."""
     status = ffi.new("int *")
     while lib.ck_waitid(pidfd, _WEXITED, status, ffi.NULL) == -_EINTR:
         pass
-    return status[0] & 0x7F not in (0, _GIVE_UP)
+    return status[0] not in (0, _GIVE_UP)
 
 
 def _reap_named(name: bytes) -> None:

@@ -145,7 +145,7 @@ def _running_kernel() -> tuple[int, int]:
 
 def _action(entry: Mapping[str, Any], key: str, name: str, number: str) -> Action:
     text = entry.get(key)
-    if text in _ACTIONS:
+    if isinstance(text, str) and text in _ACTIONS:
         return _ACTIONS[text]
     if text != "SCMP_ACT_ERRNO":
         raise InvalidValue(f"{key} {text!r} in the seccomp profile must be SCMP_ACT_ERRNO, {', '.join(_ACTIONS)}")

@@ -31,7 +31,7 @@ OPTIONS = 1 | 2 | 4 | 8 | 16 | 0x100000  # SYSGOOD, fork, vfork, clone, exec, EX
 EVENT_EXEC = 4
 SYSCALL_STOP = signal.SIGTRAP | 0x80
 WALL = 0x40000000
-SECONDS = 10.0
+SECONDS = 30.0
 """A run that takes longer has hung."""
 
 MARK = {"x86_64": 146, "aarch64": 125}.get(platform.machine(), -1)
@@ -49,13 +49,17 @@ class Point(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """SIGKILL, or an errno as the call's answer. close(2) is done all the same, as the kernel does it."""
+    """SIGKILL, for the process at the point or for another one, or an errno as the call's answer.
+
+    close(2) is done all the same, as the kernel does it.
+    """
 
     signal: int = 0
     errno: int = 0
+    victim: str = ""
 
     def __str__(self) -> str:
-        return "SIGKILL" if self.signal else errno.errorcode[self.errno]
+        return f"SIGKILL {self.victim}".rstrip() if self.signal else errno.errorcode[self.errno]
 
 
 @dataclass
@@ -174,7 +178,10 @@ class _Tracer:
     def strike(self, pid: int, call: int) -> None:
         self.run.struck = True
         if self.fault.signal:
-            os.kill(pid, self.fault.signal)
+            victims = [known for known, place in self.places.items() if place == self.fault.victim]
+            for victim in victims or [pid]:
+                with suppress(ProcessLookupError):
+                    os.kill(victim, self.fault.signal)
             return
         self.answer[pid] = -self.fault.errno
         if call != CLOSE:
@@ -223,7 +230,7 @@ def _be_host(scenario: Callable[[], dict[str, Any]], prepare: Callable[[], None]
         os.kill(os.getpid(), signal.SIGSTOP)
         os.write(writing, json.dumps(scenario()).encode())
         code = 0
-    except BaseException as error:  # noqa: BLE001  nothing may return into the fork's copy of the caller
+    except BaseException as error:  # nothing may return into the fork's copy of the caller
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
     os._exit(code)
 
