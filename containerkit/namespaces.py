@@ -95,6 +95,7 @@ class Namespaces(Value):
             if beside:
                 plan.clone_flags &= ~CLONE_FLAGS["net"]
                 plan.add(*_NETWORK)
+                plan.beside = True
             else:
                 plan.add(_LOOPBACK)
 

@@ -96,6 +96,8 @@ class Code:
     ATTEST = 42
 
 
+HOP, BESIDE = 1, 2  # flags of a plan
+
 RECURSIVE = 1 << 0
 IDMAP = 1 << 1
 DETACHED = 1 << 2
@@ -159,7 +161,7 @@ class Plan:
     """
 
     __slots__ = (
-        "_next_slot", "attest", "cgroup_fd", "clone_flags", "fds", "hop", "mode", "ops", "owned", "supervision",
+        "_next_slot", "attest", "beside", "cgroup_fd", "clone_flags", "fds", "hop", "mode", "ops", "owned", "supervision",
     )  # fmt: skip
 
     def __init__(self, mode: Mode, clone_flags: int = 0) -> None:
@@ -167,6 +169,7 @@ class Plan:
         self.clone_flags = clone_flags
         self.cgroup_fd = -1
         self.hop = False  # clone the helper again after JOIN: see plan.h
+        self.beside = False  # there are operations of that stage
         self.ops: list[Op] = []
         self.fds: list[int] = []  # ours; number FD_FIRST + index in the helper
         self.owned: list[int] = []  # those of them that were opened for this plan alone
@@ -217,7 +220,7 @@ class Plan:
             FD_FIRST + len(self.fds),
             self.clone_flags,
             self.cgroup_fd,
-            self.hop,
+            self.hop * HOP | self.beside * BESIDE,
         )
         return header + body
 

@@ -39,14 +39,17 @@ enum ck_mode {
     CK_MODE_HOLD, /* it stays as PID 1 of a sandbox that other processes join */
 };
 
+/* HOP: clone the helper once more after JOIN: a new pid namespace can be made only from one that a process is in, and
+ * setns(2) moves only children. BESIDE: there are operations of that stage. */
+enum { CK_PLAN_HOP = 1, CK_PLAN_BESIDE = 2 };
+
 struct ck_plan_header {
     uint32_t magic, version, size, nops;
     uint32_t mode;
     uint32_t nfds;        /* inherited descriptors, from 0 */
     uint64_t clone_flags; /* namespaces that clone3 makes */
     int32_t cgroup_fd;    /* cgroup v2 directory for CLONE_INTO_CGROUP, or -1 */
-    uint32_t hop;         /* clone the helper once more after JOIN: a new pid namespace can be made only from one that a
-                           * process is in, and setns(2) moves only children */
+    uint32_t flags;       /* CK_PLAN_* */
 };
 
 /* `nstr` strings follow an operation, each a length, the bytes, a NUL, and padding to 4. */

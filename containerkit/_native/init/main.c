@@ -417,18 +417,6 @@ static void may_be_given_up(int yes)
     sys(rt_sigprocmask, yes ? 1 /* SIG_UNBLOCK */ : 0 /* SIG_BLOCK */, &signal, 0, 8);
 }
 
-static int has_stage(enum ck_stage stage)
-{
-    const char *p = (const char *)(ctx.plan + 1);
-    for (uint32_t i = 0; i < ctx.plan->nops; i++) {
-        const struct ck_op *op = (const void *)p;
-        if (op->stage == stage)
-            return 1;
-        p += op->size;
-    }
-    return 0;
-}
-
 static int helper(void)
 {
     int go[2];
@@ -436,15 +424,15 @@ static int helper(void)
     if (run_stage(CK_STAGE_JOIN) < 0)
         return 71;
     may_be_given_up(0);
-    if ((ctx.plan->hop && hop() < 0) || start_first_process(go) < 0)
+    if ((ctx.plan->flags & CK_PLAN_HOP && hop() < 0) || start_first_process(go) < 0)
         return 71;
     may_be_given_up(1);
     int r = run_stage(CK_STAGE_OUTSIDE);
-    if (r == 0 && ctx.plan->clone_flags & CLONE_NEWUSER && has_stage(CK_STAGE_BESIDE))
+    if (r == 0 && ctx.plan->clone_flags & CLONE_NEWUSER && ctx.plan->flags & CK_PLAN_BESIDE)
         r = userns_fd(); /* now: once it is not dumpable, not even its owner may open it */
     if (r >= 0)
         r = say_go(go[0]);
-    if (r >= 0 && has_stage(CK_STAGE_BESIDE) && (r = run_stage(CK_STAGE_BESIDE)) == 0)
+    if (r >= 0 && ctx.plan->flags & CK_PLAN_BESIDE && (r = run_stage(CK_STAGE_BESIDE)) == 0)
         r = say_go(go[0]);
     if (r < 0 && !ctx.shared->failed && r != -EPIPE && r != -ECONNRESET)
         fail_outside(r);

@@ -143,6 +143,14 @@ int op_namespaces(const struct ck_op *op)
  * the mounts. It belongs to the user namespace of its maker, so the maker joins that one first. */
 int op_network(const struct ck_op *op)
 {
+    /* To another processor, if we may: the first process waits on this one, and nothing would move it for 0.7 ms. */
+    uint64_t cpus[128] = {0};
+    uint32_t cpu = 0;
+    long size = SYS3(__NR_sched_getaffinity, 0, sizeof cpus, cpus);
+    SYS3(__NR_getcpu, &cpu, 0, 0);
+    cpus[cpu / 64 % 128] &= ~(1ull << cpu % 64);
+    if (size > 0)
+        SYS3(__NR_sched_setaffinity, 0, size, cpus);
     int r = (int)sys(prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
     if (r == 0 && ctx.userns_fd >= 0)
         r = (int)sys(setns, ctx.userns_fd, CLONE_NEWUSER);
