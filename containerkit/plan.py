@@ -161,7 +161,8 @@ class Plan:
     """
 
     __slots__ = (
-        "_next_slot", "attest", "beside", "cgroup_fd", "clone_flags", "fds", "hop", "mode", "ops", "owned", "supervision",
+        "_next_slot", "attest", "beside", "cgroup_fd", "clone_flags", "fds", "hop", "mode", "ops", "owned",
+        "supervision",
     )  # fmt: skip
 
     def __init__(self, mode: Mode, clone_flags: int = 0) -> None:
