@@ -102,6 +102,26 @@ def test_a_host_that_closes_every_descriptor_gets_a_new_memory_file() -> None:
     assert lines == ["still works", "{'/dev/null'}"]
 
 
+@BOTH
+def test_threads_that_are_the_first_at_the_same_time_share_one_memory_file() -> None:
+    lines = host_said("""
+        from concurrent.futures import ThreadPoolExecutor
+        from containerkit.kernel import helper
+        sys.setswitchinterval(1e-6)
+        most = 0
+        for _ in range(20):
+            helper._helper = None
+            helper._successors.clear()
+            before = len(os.listdir("/proc/self/fd"))
+            together = threading.Barrier(8)
+            with ThreadPoolExecutor(8) as pool:
+                used = {f.result() for f in [pool.submit(lambda: (together.wait(), helper.fd())[1]) for _ in range(8)]}
+            most = max(most, len(used), len(os.listdir("/proc/self/fd")) - before)
+        print(most)
+    """)
+    assert lines == ["1"]
+
+
 # ---- from inside -------------------------------------------------------------------------------------------
 
 LOOK = """

@@ -13,6 +13,7 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 
 # The descriptor and the inode behind it; replaced as one value, so that a reader never sees half of it.
 _helper: tuple[int, int] | None = None
+_successors: dict[tuple[int, int] | None, tuple[int, int]] = {}
 
 
 def path() -> str:
@@ -31,7 +32,12 @@ def fd() -> int:
     known = _helper
     if known is None or not _is_still(*known):
         made = _sealed_copy()
-        _helper = known = (made, os.fstat(made).st_ino)
+        ours = (made, os.fstat(made).st_ino)
+        # Threads may come here at once: the first one's copy is everybody's. A lock could be held in a forked copy.
+        _helper = first = _successors.setdefault(known, ours)
+        if first is not ours:
+            os.close(made)
+        known = first
     return known[0]
 
 
