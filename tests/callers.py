@@ -29,7 +29,8 @@ from shared import shared_directory
 SELECTION = "CK_TEST_SELECTION"
 REPORTS = "CK_TEST_REPORTS"
 
-SECONDS_PER_TEST = 60 * PATIENCE  # the inner pytest stops a single test itself; this bounds it when it hangs as a whole
+# The inner pytest stops a single test itself; this bounds it when it hangs as a whole. A test may ask for more time.
+SECONDS_PER_TEST = 60 * PATIENCE
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -86,11 +87,14 @@ class Batch:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._selection: list[str] = []
+        self._seconds = SECONDS_PER_TEST
         self._path = Path()
 
     def add(self, item: pytest.Item) -> None:
         self._path = item.path
         self._selection.append(item.nodeid)
+        longer = item.get_closest_marker("timeout")
+        self._seconds += longer.args[0] if longer else SECONDS_PER_TEST
 
     @property
     def _folder(self) -> Path:
@@ -141,7 +145,7 @@ class Batch:
             ordinary_user.command(self._pytest(home), tree=self._config.rootpath, stage=folder / "stage"),
             cwd=home,
             env=ordinary_user.environment(home, {SELECTION: str(selection), REPORTS: str(reports)}),
-            timeout=SECONDS_PER_TEST * (len(self._selection) + 1),
+            timeout=self._seconds,
         )
         return f"exit status {done.returncode}\n{done.stdout}"
 

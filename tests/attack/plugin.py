@@ -56,39 +56,20 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[Any]:
 
 
 class Recorder:
-    """What each attack test did, summed over its parameters, by caller."""
+    """What each attack test did, the last time that it ran."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._tests: dict[str, dict[str, Any]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when != "call" or "attack" not in report.keywords:
+        """Written after every test: a long run that is stopped has counted for what it did."""
+        if report.when != "call" or "attack" not in report.keywords or report.skipped:
             return
-        name, _, parameters = report.nodeid.partition("[")
-        words = parameters.rstrip("]").split("-")
-        entry = self._tests.setdefault(name, {})
-        if "twin" in words:
-            entry["control"] = entry.get("control", True) and report.passed
-            return
-        caller = "user" if "user" in words or (os.geteuid() and "root" not in words) else "root"
-        properties = dict(report.user_properties)
-        figures = entry.setdefault(caller, {"passed": 0, "failed": 0, "trials": 0})
-        if report.skipped:
-            return
-        figures["passed" if report.passed else "failed"] += 1
-        figures["trials"] += int(properties.get("trials", 1))
-        for key, value in properties.items():
-            if key != "trials":
-                figures[key] = value
-
-    def pytest_sessionfinish(self) -> None:
-        record = json.loads(self._path.read_text()) if self._path.exists() else {}
-        tests = {**record.get("tests", {}), **self._tests}
-        record = {
-            "date": time.strftime("%Y-%m-%d", time.gmtime()),
-            "kernel": ".".join(platform.release().split("-")[0].split(".")[:3]),
-            "machine": platform.machine(),
-            "tests": dict(sorted(tests.items())),
-        }
-        self._path.write_text(json.dumps(record, indent=1) + "\n")
+        record = json.loads(self._path.read_text()) if self._path.exists() else {"tests": {}}
+        figures = {name: value for name, value in report.user_properties if isinstance(value, int)}
+        record["tests"][report.nodeid] = {"passed": report.passed, **figures}
+        record["tests"] = dict(sorted(record["tests"].items()))
+        record["date"] = time.strftime("%Y-%m-%d", time.gmtime())
+        record["kernel"] = platform.release().split("-")[0]
+        record["machine"] = platform.machine()
+        self._path.write_text(json.dumps(record, indent=0) + "\n")

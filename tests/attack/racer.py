@@ -1,4 +1,4 @@
-"""Exchanges two names of a directory as fast as the kernel can, while something else walks through them."""
+"""Exchanges two names of a directory again and again, while something else walks through them."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def swap(first: bytes, second: bytes) -> int:
     poller = select.poll()
     poller.register(0, select.POLLIN)
     count = 0
-    while not poller.poll(0):
-        for _ in range(16):
+    while not poller.poll(1 if count else 0):  # a pause: what wakes up is run at once, in the middle of the other
+        for _ in range(32):
             count += not rename(AT_FDCWD, first, AT_FDCWD, second, RENAME_EXCHANGE)
     if count % 2:
         count += not rename(AT_FDCWD, first, AT_FDCWD, second, RENAME_EXCHANGE)
