@@ -35,7 +35,8 @@ def start(root, name):
         pid = os.fork()
     except:
         pass
-    os.chroot(root); os.kill(pid, 9); eval(name); shutil.rmtree(root); os.chown(root, 0, 0); pwd.getpwnam(name); print(time.time())
+    os.chroot(root); os.kill(pid, 9); eval(name); shutil.rmtree(root); os.chown(root, 0, 0); pwd.getpwnam(name)
+    print(time.time())
     subprocess.run(name, shell=True, preexec_fn=start)
 """
 
@@ -54,7 +55,9 @@ def sins(tree: ast.AST) -> Iterator[tuple[str, str, int]]:
             called, keywords = name_of(node.func), {keyword.arg for keyword in node.keywords}
             if not ({"dir_fd", "follow_symlinks"} <= keywords or is_of_a_handle(node)):  # one name below a handle
                 yield from ((row, called, line) for row, names in CALLS.items() if called in names)
-            yield from (("P02", name, line) for name in keywords & {"preexec_fn", "shell"})
+            yield from (("P02", name, line) for name in keywords & {"preexec_fn"})
+            shell = [keyword.value for keyword in node.keywords if keyword.arg == "shell"]
+            yield from (("P02", "shell", line) for value in shell if isinstance(value, ast.Constant) and value.value)
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             modules = [name.name for name in node.names] if isinstance(node, ast.Import) else [node.module or ""]
             yield from ((row, name, line) for row, names in IMPORTS.items() for name in modules if name in names)
