@@ -1,6 +1,7 @@
 # make demo     containerkit at work, from nothing: system packages (when root), a virtual environment, the build
 # make test     the tests: as root and as an ordinary user when root runs make, else those that need no root
 # make sweep    the long ones
+# make attack   the attacks, but for the whole matrix of paths, which is `make attack-full`; both renew docs/attacks.md
 # make soak     STARTS=100000 starts and stops with equal leak snapshots, as root and as a user; goes on where it stopped
 # make fuzz     an hour of libFuzzer on ck-init, under sanitizers (SECONDS=3600)
 # make test-vm  those that depend on the kernel, on another one in an emulated machine; SHORT=1: a few of them
@@ -119,6 +120,22 @@ sweep: dev
 realworld: dev
 	@$(call install,$(REALWORLD_PACKAGES))
 	$(ISOLATED) $(BIN)/pytest -m slow tests/realworld $(ARGS)
+
+# What every test that counts did becomes docs/attacks.json, and that the page.
+define attack
+CK_ATTACK_RECORD=$(CURDIR)/docs/attacks.json $(ISOLATED) $(BIN)/pytest -n $(JOBS) --dist loadfile -m $(1) \
+    $$(PYTHONPATH=tests $(BIN)/python -m attack.report --tests) $(ARGS)
+PYTHONPATH=tests $(BIN)/python -m attack.report
+endef
+
+.PHONY: attack
+attack: dev
+	$(call attack,"not slow")
+
+.PHONY: attack-full
+attack-full: dev
+	rm -f docs/attacks.json
+	$(call attack,"")
 
 .PHONY: soak
 soak: dev

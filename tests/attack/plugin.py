@@ -59,11 +59,14 @@ class Recorder:
     """What each attack test did, the last time that it ran."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        from attack.report import referred
+
+        self._path, self._elsewhere = path, referred()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Written after every test: a long run that is stopped has counted for what it did."""
-        if report.when != "call" or "attack" not in report.keywords or report.skipped:
+        counts = "attack" in report.keywords or report.nodeid.partition("[")[0] in self._elsewhere
+        if report.when != "call" or not counts or report.skipped:
             return
         record = json.loads(self._path.read_text()) if self._path.exists() else {"tests": {}}
         figures = {name: value for name, value in report.user_properties if isinstance(value, int)}

@@ -125,11 +125,11 @@ def naive_cells(points: tuple[str, ...]) -> list[Cell]:
 @pytest.mark.both
 @pytest.mark.attack(*ROWS, control="is the control")
 def test_the_naive_container_is_hit(arena: Arena, record_property: Record) -> None:
-    cells = naive_cells(("dev", "data"))[::6]
+    cells = naive_cells(("dev", "data"))[::5]
     hits = sum(naive_cell(arena, cell) for cell in cells)
     record_property("trials", len(cells))
     record_property("hits", hits)
-    assert hits > len(cells) // 5
+    assert hits > len(cells) // 10
 
 
 @pytest.mark.slow
@@ -141,4 +141,4 @@ def test_the_naive_container_is_hit_on_every_kind_of_point(arena: Arena, record_
     hits = sum(naive_cell(arena, cell) for cell in cells)
     record_property("trials", len(cells))
     record_property("hits", hits)
-    assert hits > len(cells) // 5
+    assert hits > len(cells) // 10
