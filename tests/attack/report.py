@@ -30,9 +30,9 @@ What has gone wrong in container runtimes in public, and the tests that hold it 
 """
 LEGEND = """
 **N** is the number of attempts in that run. A promise is *refuse*: a typed error and an unchanged host; *contain*: it
-happens inside and nowhere else; *survive*: what was promised holds after the fault. A row is compared with a naive twin, an
-older program, or a test in which the same check goes red; where none of them makes sense, with one that shows that what
-may be done is not refused as well.
+happens inside and nowhere else; *survive*: what was promised holds after the fault. A row is compared with a naive
+twin, an older program, or a test in which the same check goes red; where none of them makes sense, with one that shows
+that what may be done is not refused as well.
 """
 
 
