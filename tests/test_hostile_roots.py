@@ -1,15 +1,14 @@
 """Roots that were made to do harm: whatever shape a path in them has, nothing outside of them changes.
 
-The matrix of touch points and shapes in its static half: the root is as it is when the start begins. It is used as it
-stands, writable and without an overlay, so that whatever is followed out of it would hit.
+What the matrix of paths (``tests/attack/test_matrix.py``) does not say: in which words something is refused, and what a
+harmless root may have. The root is used as it stands, writable and without an overlay, so that whatever is followed
+out of it would hit.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import socket
-import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -19,6 +18,7 @@ from typing import Any
 import canary
 import mountinfo
 import pytest
+from attack.shapes import SHAPES
 
 from containerkit import (
     PIPE,
@@ -90,115 +90,8 @@ def start(
     return said
 
 
-# ---- the matrix ------------------------------------------------------------------------------------------------------
-
-Shape = Callable[[Path, Path], object]
-
-
-def chain(at: Path, length: int, end: str) -> None:
-    """A link to a link to a link ... to ``end``."""
-    names = [at.name, *(f".{at.name[:200]}-{number}" for number in range(length - 1))]
-    for name, target in zip(names, [*names[1:], end], strict=True):
-        at.with_name(name).symlink_to(target)
-
-
-def with_mode(mode: int) -> Shape:
-    def make(at: Path, host: Path) -> None:
-        at.mkdir()
-        at.chmod(mode)
-
-    return make
-
-
-def listening(at: Path, host: Path) -> None:
-    directory = os.open(at.parent, os.O_PATH)
-    try:
-        with socket.socket(socket.AF_UNIX) as server:
-            server.bind(f"/proc/self/fd/{directory}/.s")  # a path in a socket address is short
-        os.rename(at.with_name(".s"), at)
-    finally:
-        os.close(directory)
-
-
-SHAPES: dict[str, Shape] = {
-    "absent": lambda at, host: None,
-    "directory": lambda at, host: at.mkdir(),
-    "file": lambda at, host: at.touch(),
-    "link to a directory of the host": lambda at, host: at.symlink_to(host / "directory"),
-    "link to a file of the host": lambda at, host: at.symlink_to(host / "file"),
-    "climbing link": lambda at, host: at.symlink_to("../" * 40 + str(host / "directory").lstrip("/")),
-    "link to itself": lambda at, host: at.symlink_to(at.name),
-    "41 links": lambda at, host: chain(at, 41, str(host / "directory")),
-    "5 links": lambda at, host: chain(at, 5, str(host / "directory")),
-    "dangling link to the host": lambda at, host: at.symlink_to(host / "new"),
-    "dangling link": lambda at, host: at.symlink_to("nowhere"),
-    "link to the root": lambda at, host: at.symlink_to("/"),
-    "link to /proc/self/root": lambda at, host: at.symlink_to(f"/proc/self/root{host}/directory"),
-    "link to /proc/self/cwd": lambda at, host: at.symlink_to(f"/proc/self/cwd{host}/directory"),
-    "link to /proc/self/fd/4": lambda at, host: at.symlink_to("/proc/self/fd/4"),
-    "link to /proc/self/exe": lambda at, host: at.symlink_to("/proc/self/exe"),
-    "link to /proc/1/root": lambda at, host: at.symlink_to(f"/proc/1/root{host}/directory"),
-    "hard link to a file of the host": lambda at, host: os.link(host / "file", at),
-    "fifo": lambda at, host: os.mkfifo(at),
-    "socket": listening,
-    "setgid directory": with_mode(0o2775),
-    "closed directory": with_mode(0),
-    "directory below which is a link to the host": lambda at, host: (
-        at.mkdir(),
-        *((at / name).symlink_to(host / "directory") for name in ("null", "pts", "shm", "sub", "self", "devices")),
-    ),
-}
-if os.geteuid() == 0:
-    SHAPES["device"] = lambda at, host: os.mknod(at, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
-    SHAPES["device with another number"] = lambda at, host: os.mknod(at, 0o666 | stat.S_IFCHR, os.makedev(1, 5))
-    SHAPES["foreign directory"] = lambda at, host: (at.mkdir(), os.chown(at, 12345, 12345), at.chmod(0o700))
-
-# What is mounted or written there, besides what is always.
-POINTS: dict[str, tuple[Any, ...]] = {
-    "proc": (),
-    "sys": (),
-    "dev": (),
-    "tmp": (),
-    "data": (Tmpfs("/data"),),
-    "data/sub": (Tmpfs("/data/sub"),),
-    "data/file": (File("/data/file", "ours\n"),),
-    "deep/er/place": (File("/deep/er/place", "ours\n"), Tmpfs("/deep/est/place")),
-    "etc/passwd": (File("/etc/passwd", "root:x:0:0::/:/bin/sh\n"),),
-    "etc/resolv.conf": (File("/etc/resolv.conf", ""),),
-    "x" * 255: (Tmpfs("/" + "x" * 255),),
-    "\udcff\udcfe": (Tmpfs("/\udcff\udcfe"),),
-    "new\nline \x1b[31m": (File("/new\nline \x1b[31m", "ours\n"),),
-}
 # Where a link is refused, wherever it leads: what a program takes for /proc must be the kernel's.
 STRICT = {"proc", "sys", "dev"}
-
-
-@pytest.mark.both
-@pytest.mark.parametrize("point", POINTS, ids=lambda point: ascii(point)[1:21])
-def test_a_hostile_path_is_contained_or_refused(make_root: Callable[[], Path], host: Path, point: str) -> None:
-    before = canary.fingerprint(host)
-    takes_file = any(isinstance(mount, File) and mount.target == b"/" + os.fsencode(point) for mount in POINTS[point])
-    harmless = {"absent", "file"} if takes_file else {"absent", "directory", "setgid directory"}
-    for name, make_shape in SHAPES.items():
-        root = make_root()
-        at = root / point
-        at.parent.mkdir(parents=True, exist_ok=True)
-        make_shape(at, host)
-        try:
-            said = start(root, "cat /proc/self/mountinfo", POINTS[point])
-        except ContainerkitError as error:
-            refused: ContainerkitError | None = error
-        else:
-            refused = None
-            assert not (point in STRICT and at.is_symlink()), f"{name}: a link was followed"
-            if point in STRICT:
-                kinds = {mount.target: mount.fstype for mount in mountinfo.parse(said)}
-                assert kinds[f"/{point}"] == {"proc": "proc"}.get(point, "tmpfs"), name
-        assert refused is None or (isinstance(refused, SpawnError) and name not in harmless), (name, refused)
-        if name != "hard link to a file of the host":
-            assert canary.fingerprint(host) == before, name
-        else:
-            (root / point).unlink()
 
 
 @pytest.mark.both
