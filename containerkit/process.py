@@ -11,8 +11,9 @@ from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from . import spawn
-from .errors import ClosedHandle, InvalidValue
+from .errors import ClosedHandle, InvalidValue, SyscallError
 from .idmap import IdRange
+from .kernel import calls
 from .kernel.fd import close_all, put, put_pair
 from .launch import Arg, HasFileno, Launch, check_stream, compile_launch, has_dev
 
@@ -409,16 +410,10 @@ def returncode(status: int) -> int:
 
 
 def _pid_of(pidfd: int) -> int:
-    from ._native._ck import lib
-
-    pid = int(lib.ck_pidfd_pid(pidfd))
-    if pid > 0:
-        return pid
-    with open(f"/proc/self/fdinfo/{pidfd}") as file:  # before Linux 6.13
-        for line in file:
-            if line.startswith("Pid:"):
-                return max(int(line.split()[1]), 0)
-    return 0
+    try:
+        return calls.pid_of(pidfd)
+    except SyscallError:
+        return 0
 
 
 _NAMES = ("stdin", "stdout", "stderr")

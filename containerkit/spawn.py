@@ -241,10 +241,10 @@ class Starting:
 
     def _attest(self) -> None:
         """The program's process waits before its exec: let it be looked at, and go on."""
-        from .kernel import procfs
+        from .kernel import calls, procfs
 
         assert self._plan.attest is not None  # noqa: S101  who adds the operation sets it
-        first = procfs.pid_of(self.started.first)
+        first = calls.pid_of(self.started.first)
         self._plan.attest(procfs.child_of(first) if self._plan.mode is Mode.INIT else first)
         os.write(self.started.status, b"\0")
 

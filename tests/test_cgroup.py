@@ -69,6 +69,11 @@ def group() -> Iterator[Cgroup]:
 # ---- making and removing ---------------------------------------------------------------------------------------------
 
 
+def test_a_group_in_no_hierarchy_is_refused() -> None:
+    with pytest.raises(InvalidValue, match="asks for no hierarchy"):
+        Cgroup.create(controllers=())
+
+
 def test_a_group_lies_below_the_callers_own_in_every_hierarchy(group: Cgroup) -> None:
     bases = {one.base for one in Layout.current().hierarchies}
     assert group.dirs

@@ -357,12 +357,3 @@ def put_back(pid: int, dirs: Iterable[Directory], before: Mapping[tuple[str, ...
                 path = before[() if one.version == 2 else hierarchy.controllers]
                 with open_directory(hierarchy, hierarchy.locate(path)) as old:
                     old.write("cgroup.procs", pid)
-
-
-def pid_of(pidfd: int) -> int:
-    """The process of a pidfd, while it has not been reaped."""
-    with open(f"/proc/self/fdinfo/{pidfd}") as file:
-        for line in file:
-            if line.startswith("Pid:") and int(line.split()[1]) > 0:
-                return int(line.split()[1])
-    raise syscall_error(errno.ESRCH, "pidfd_open", None, "the process has ended, or the descriptor is no pidfd")

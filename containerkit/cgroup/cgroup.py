@@ -22,6 +22,7 @@ from ..errors import (
     SyscallError,
     syscall_error,
 )
+from ..kernel import calls
 from . import base, members
 from .apply import apply, find, set_raw
 from .directory import Directory
@@ -116,7 +117,8 @@ class Cgroup(Observed):
             needed if limits is not None and not limits.best_effort else frozenset()
         )
         wanted = asked | needed
-
+        if not wanted:
+            raise InvalidValue("controllers=() asks for no hierarchy: 'cgroup' stands for v2 without any controller")
         if name is not None:
             _check_name(name)
         made: list[Cgroup] = []
@@ -330,7 +332,7 @@ class Cgroup(Observed):
         Raises SyscallError (ESRCH) when it has ended; then, or when one hierarchy refuses, it is where it was.
         """
         self.fileno()
-        pid = process if isinstance(process, int) else base.pid_of(process.fileno())
+        pid = process if isinstance(process, int) else calls.pid_of(process.fileno())
         before = parse_cgroup(_cgroup_of(str(pid)))
         done: list[Directory] = []
         try:

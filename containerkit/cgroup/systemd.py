@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CgroupUnavailable
 from ..holder import Holder
+from ..kernel import calls
 from ..plan import Mode, Plan
 from . import base
 from .directory import Directory
@@ -59,7 +60,7 @@ class Scope:
         try:
             pidfd = self._holder.take_pidfd()
             try:
-                pid = base.pid_of(pidfd)
+                pid = calls.pid_of(pidfd)
             finally:
                 os.close(pidfd)
             self.directory = _start_scope(pid)

@@ -6,6 +6,7 @@ and the path. Descriptors that they return are close-on-exec and belong to the c
 
 from __future__ import annotations
 
+import errno
 import os
 from functools import cache
 
@@ -171,3 +172,20 @@ def listmount(mount_id: int = (1 << 64) - 1, limit: int = 4096) -> list[int]:
 def landlock_abi() -> int:
     """The version of Landlock's interface, 0 without it: 4 restricts TCP, 6 signals (landlock(7))."""
     return max(0, int(lib.ck_landlock_abi()))
+
+
+def pid_of(pidfd: int) -> int:
+    """The pid behind a pidfd, in our pid namespace. Raises SyscallError (ESRCH) once it is reaped."""
+    result = lib.ck_pidfd_pid(pidfd)
+    if result in (-errno.ENOTTY, -errno.EINVAL):
+        result = _pid_from_fdinfo(pidfd)  # before Linux 6.13
+    return check(result, "ioctl PIDFD_GET_INFO", None, "the process has ended")
+
+
+def _pid_from_fdinfo(pidfd: int) -> int:
+    with open(f"/proc/self/fdinfo/{pidfd}") as file:
+        for line in file:
+            if line.startswith("Pid:"):
+                pid = int(line[4:])
+                return pid if pid > 0 else -errno.ESRCH  # -1: reaped; 0: not in our pid namespace
+    raise InvalidValue(f"descriptor {pidfd} is not a pidfd")

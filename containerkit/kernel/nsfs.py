@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from .._native._ck import ffi, lib
 from ..errors import InvalidValue, Unsupported, syscall_error
-from .calls import CLONE_FLAGS, StrPath, check
+from .calls import CLONE_FLAGS, StrPath, check, pid_of
 
 KINDS = tuple(CLONE_FLAGS)
 HIERARCHICAL = frozenset({"user", "pid"})
@@ -147,23 +147,6 @@ def _open_hint(number: int | None) -> str | None:
     if number == errno.ENOENT:
         return "the process has ended, or this kernel lacks that kind of namespace"
     return None
-
-
-def pid_of(pidfd: int) -> int:
-    """The pid behind a pidfd, in our pid namespace. Raises SyscallError (ESRCH) once it is reaped."""
-    result = lib.ck_pidfd_pid(pidfd)
-    if result in (-errno.ENOTTY, -errno.EINVAL):
-        result = _pid_from_fdinfo(pidfd)  # before Linux 6.13
-    return check(result, "ioctl PIDFD_GET_INFO", None, "the process has ended")
-
-
-def _pid_from_fdinfo(pidfd: int) -> int:
-    with open(f"/proc/self/fdinfo/{pidfd}") as file:
-        for line in file:
-            if line.startswith("Pid:"):
-                pid = int(line[4:])
-                return pid if pid > 0 else -errno.ESRCH  # -1: reaped; 0: not in our pid namespace
-    raise InvalidValue(f"descriptor {pidfd} is not a pidfd")
 
 
 def _check_alive(pidfd: int) -> None:

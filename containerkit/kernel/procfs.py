@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from ..errors import SyscallError
-
-__all__ = ["Mounted", "child_of", "mounted_on", "mounts", "outside_id", "pid_of", "read", "status"]
+__all__ = ["Mounted", "child_of", "mounted_on", "mounts", "outside_id", "read", "status"]
 
 
 class Mounted:
@@ -35,14 +33,6 @@ def _plain(word: str) -> str:
 def read(path: str) -> str:
     with open(path, errors="surrogateescape") as file:
         return file.read()
-
-
-def pid_of(pidfd: int) -> int:
-    """The number that its process has for us; 0 when it has ended."""
-    for line in read(f"/proc/self/fdinfo/{pidfd}").splitlines():
-        if line.startswith("Pid:"):
-            return max(int(line.split()[1]), 0)
-    raise SyscallError({"errno": 9, "syscall": "open", "path": f"/proc/self/fdinfo/{pidfd}", "hint": "not a pidfd"})
 
 
 def child_of(pid: int) -> int:

@@ -28,8 +28,8 @@ def _lines(policy: Security) -> Iterator[str]:
     if policy.landlock is None:
         yield "Landlock: none"
     else:
-        missing = policy.landlock.missing()
-        yield f"{policy.landlock}{f' (this kernel cannot enforce {chr(44).join(missing)})' if missing else ''}"
+        missing = ", ".join(policy.landlock.missing())
+        yield f"{policy.landlock}{f' (this kernel cannot enforce {missing})' if missing else ''}"
     yield f"user namespaces: {'may be made, if the calls are allowed' if policy.user_namespaces else 'none inside'}"
     if policy.mdwe:
         yield "memory: what was writable is never executed (MDWE)"

@@ -100,9 +100,10 @@ def remove(tree: Path) -> None:
     """Delete a tree in which an attacker has had a free hand."""
 
     def open_up(function: Callable[[str], Any], path: str, _: object) -> None:
-        # A directory that cannot be listed, or one below which nothing can be removed.
+        # A directory that cannot be listed, or one below which nothing can be removed. Never a file: it may have
+        # another name elsewhere.
         for closed in (os.path.dirname(path), path):
-            if not os.path.islink(closed):
+            if os.path.isdir(closed) and not os.path.islink(closed):
                 os.chmod(closed, 0o700)
         if os.path.isdir(path) and not os.path.islink(path):
             shutil.rmtree(path)

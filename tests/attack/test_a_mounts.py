@@ -247,7 +247,7 @@ def race(subject: Subject, root: Path, host: Watched, starts: int, **wanted: Any
     (volume / "part").mkdir(parents=True)
     (volume / "link").symlink_to(host / "directory")
     with Racer() as racer:
-        for number in range(starts):
+        for number in range(starts if subject is subjects.ours else 10 * starts):  # the twin's first hit ends it
             with racer.swapping(volume / "part", volume / "link"):
                 subject(root, "/bin/sh", "-c", "true", binds=[(volume, "/v", False)], **wanted)
             host.check(f"at start {number + 1}")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from containerkit.errors import InvalidValue, NotFound, SyscallError
-from containerkit.kernel import nsfs
+from containerkit.kernel import calls, nsfs
 from containerkit.kernel.fd import Fd
 from containerkit.plan import CLONE_FLAGS
 
@@ -132,7 +132,7 @@ def test_a_process_that_was_reaped_has_no_pid_and_no_namespaces() -> None:
         pidfd = Fd(os.pidfd_open(process.pid))
     with pidfd:
         with pytest.raises(SyscallError, match="the process has ended"):
-            nsfs.pid_of(pidfd.fileno())
+            calls.pid_of(pidfd.fileno())
         with pytest.raises(SyscallError, match="the process has ended"):
             nsfs.open_pidfd(pidfd.fileno(), "net")
 

@@ -486,7 +486,7 @@ int ck_main(void)
     char name[16] = "ck-";
     put_dec(name + 3, name + sizeof name, (uint64_t)sys(getpid, 0));
     sys(prctl, PR_SET_NAME, name, 0, 0, 0);
-    return helper();
+    quit(helper());
 }
 
 #ifdef CK_HOSTED
