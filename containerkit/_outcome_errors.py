@@ -27,7 +27,7 @@ class ProcessFailed(ContainerkitError, subprocess.CalledProcessError):
 
     def __str__(self) -> str:
         done = self.completed
-        text = f"{done.args[0]!r} ended with {done.outcome.value}, return code {done.returncode}"
+        text = f"{done.args[0]!r} failed: {done.outcome.value}, return code {done.returncode}"
         if done.oom is not None:
             text += f" ({done.oom})"
         tail = done.stderr[-1000:] if done.stderr else ""

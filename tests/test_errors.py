@@ -136,7 +136,7 @@ def test_the_subclass_follows_the_errno_as_oserror_does_itself(number: int, kind
 
 def test_a_failed_run_shows_the_end_of_its_complaint() -> None:
     error = ck.ProcessFailed(failed())
-    assert "'prog' ended with exited, return code 3" in str(error)
+    assert "'prog' failed: exited, return code 3" in str(error)
     assert str(error).endswith("complained")
     assert (error.returncode, error.cmd, error.stdout, error.stderr) == (3, ["prog", "x"], "said", "complained")
     assert error.completed.stderr_cut == 7

@@ -34,8 +34,27 @@ _LAYERS_MAX = 500  # what an overlay can stack
 _ENTRIES_MAX = 1000
 
 
+class _Document:
+    """What manifests and indexes have in common: the bytes, which alone have the digest."""
+
+    raw: bytes
+    media_type: str
+
+    def __hash__(self) -> int:
+        return hash(self.raw)
+
+    @property
+    def digest(self) -> Digest:
+        return Digest.of(self.raw)
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """As an index would name it."""
+        return Descriptor(self.media_type, self.digest, len(self.raw))
+
+
 @frozen()
-class Manifest(Value):
+class Manifest(_Document, Value):
     """One image: its configuration and its layers, the lowest first (OCI image-spec, manifest.md; docker's schema 2).
 
     ``raw`` are the bytes that it was read from, which alone have its :attr:`digest`.
@@ -49,16 +68,8 @@ class Manifest(Value):
     subject: Descriptor | None = None
     artifact_type: str | None = None
 
-    def __hash__(self) -> int:
-        return hash(self.raw)
-
-    @property
-    def digest(self) -> Digest:
-        return Digest.of(self.raw)
-
     @property
     def descriptor(self) -> Descriptor:
-        """As an index would name it."""
         return Descriptor(self.media_type, self.digest, len(self.raw), artifact_type=self.artifact_type)
 
     @classmethod
@@ -83,24 +94,13 @@ class Manifest(Value):
 
 
 @frozen()
-class Index(Value):
+class Index(_Document, Value):
     """Several images under one name, for different machines (image-index.md; docker's manifest list)."""
 
     raw: bytes = field(repr=False)
     media_type: str
     manifests: tuple[Descriptor, ...]
     annotations: Mapping[str, str] = field(default=None, converter=annotations_of)
-
-    def __hash__(self) -> int:
-        return hash(self.raw)
-
-    @property
-    def digest(self) -> Digest:
-        return Digest.of(self.raw)
-
-    @property
-    def descriptor(self) -> Descriptor:
-        return Descriptor(self.media_type, self.digest, len(self.raw))
 
     @classmethod
     def make(cls, manifests: tuple[Descriptor, ...], *, annotations: Mapping[str, str] | None = None) -> Index:
