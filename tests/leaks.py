@@ -106,7 +106,7 @@ def is_our_helper(pid: int) -> bool:
 
 
 def mounts() -> Iterator[str]:
-    with open("/proc/self/mountinfo") as file:
+    with open("/proc/self/mountinfo", errors="surrogateescape") as file:
         yield from (line.rstrip("\n") for line in file if not is_foreign(line.split()[4]))
 
 

@@ -103,7 +103,7 @@ class _Here:
         self.kernel = kernel
 
     def applies(self, entry: Mapping[str, Any]) -> bool:
-        includes, excludes = entry.get("includes") or {}, entry.get("excludes") or {}
+        includes, excludes = _object(entry, "includes"), _object(entry, "excludes")
         arches = _list(includes, "arches", str)
         return (
             (not arches or self.architecture in arches)
@@ -113,6 +113,13 @@ class _Here:
             and self.capabilities.isdisjoint(_capabilities(excludes))
             and self.kernel < _version(excludes, (1 << 30, 0))
         )
+
+
+def _object(entry: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = entry.get(key) or {}
+    if not isinstance(value, Mapping):
+        raise InvalidValue(f"{key!r} in the seccomp profile must be an object, not {value!r:.200}")
+    return value
 
 
 def _list(entry: Mapping[str, Any], key: str, kind: type) -> list[Any]:

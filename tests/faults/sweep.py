@@ -22,11 +22,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from faults.tracer import Fault, Point, Run, become_subreaper, mark, trace
-from leaks import descriptors
+from leaks import descriptors, mounts
 from starts import ISOLATED
 
 import containerkit as ck
@@ -129,19 +128,15 @@ def watched(scenario: Callable[[], str]) -> Callable[[], dict[str, Any]]:
     return watch
 
 
-def mounts() -> list[str]:
-    return Path("/proc/self/mountinfo").read_text().splitlines()
-
-
 def attempt(name: str, point: Point | None, fault: Fault, expected: list[str]) -> Run:
-    before = mounts()
+    before = set(mounts())
     done = trace(watched(SCENARIOS[name]), prepared, point, fault)
     if done.said is not None:
         done.wrong += done.said["wrong"]
         got = done.said["walls"]
         if expected and got and got != expected:
             done.wrong.append(f"it ran without its walls: {sorted(set(got) ^ set(expected))}")
-    if new := set(mounts()) - set(before):
+    if new := set(mounts()) - before:
         done.wrong.append(f"mounts left: {sorted(new)}")
     left = os.listdir(tempfile.gettempdir())
     if left:

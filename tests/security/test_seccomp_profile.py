@@ -238,6 +238,7 @@ def test_the_log_flag_is_kept() -> None:
         (profile({"names": "read", "action": "SCMP_ACT_ALLOW"}), "'names'"),
         (profile({"names": [3], "action": "SCMP_ACT_ALLOW"}), "'names'"),
         (profile(allow("read", includes={"caps": ["CAP_NOTHING"]})), "CAP_NOTHING"),
+        (profile(allow("read", excludes=[None])), "'excludes'"),
         (profile(allow("read", includes={"minKernel": "four"})), "four"),
         (profile({"names": ["read"], "action": "SCMP_ACT_ERRNO", "errno": "EWHAT"}), "EWHAT"),
         (profile({"names": ["read"], "action": "SCMP_ACT_ERRNO", "errnoRet": 4096}), "4096"),
