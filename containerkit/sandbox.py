@@ -424,7 +424,10 @@ class Sandbox:
         idmap: IdMap | IdRange | None = None,
         start_timeout: float = 30.0,
     ) -> None:
-        launch = self._set_up(rootfs, mounts, env, cwd, user, hostname, network, limits, security, supervisor, idmap)
+        launch = self._set_up(
+            rootfs=rootfs, mounts=mounts, env=env, cwd=cwd, user=user, hostname=hostname, network=network,
+            limits=limits, security=security, supervisor=supervisor, idmap=idmap,
+        )  # fmt: skip
         self._init = Process._from_launch(
             launch, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, start_timeout=start_timeout
         )
@@ -440,33 +443,20 @@ class Sandbox:
         self = cls.__new__(cls)
         return self, self._set_up(**{**_DEFAULTS, **options}), start_timeout
 
-    def _set_up(
-        self,
-        rootfs: Any,
-        mounts: Iterable[Mount],
-        env: Mapping[str, str | None] | None,
-        cwd: StrPath | None,
-        user: int | str | None,
-        hostname: str | None,
-        network: Any,
-        limits: Limits,
-        security: Security,
-        supervisor: Supervisor | None,
-        idmap: IdMap | IdRange | None,
-    ) -> Launch:
-        self._supervisor = supervisor
-        self._limits, self._security, self._user, self._cwd = limits, security, user, cwd
-        self._env = dict(env or {})
+    def _set_up(self, **options: Any) -> Launch:
+        """All of ``_DEFAULTS``. What is a program's own matters only to those who join."""
+        self._supervisor, self._limits, self._security = options["supervisor"], options["limits"], options["security"]
+        self._user, self._cwd, self._env = options["user"], options["cwd"], dict(options["env"] or {})
         self._joined: list[Process] = []
-        launch = _launch(
-            (), rootfs, mounts, None, None, user, hostname, network, limits, security, None, idmap, hold=True
-        )
+        launch = _launch((), **{**options, "env": None, "cwd": None, "supervisor": None}, hold=True)
         self._root = launch.root
         self._host_root = launch.maps_host_root
         self._kinds = [kind for kind, which in launch.namespaces.items() if which == "new"]
         # A network namespace that was given is given to each joiner again; it is not owned by the sandbox's user
         # namespace.
-        self._nested = _NESTED if isinstance(network, str) else Namespaces(mnt="new", pid="new", net=network)
+        self._nested = (
+            _NESTED if isinstance(options["network"], str) else Namespaces(mnt="new", pid="new", net=options["network"])
+        )
         self._mounts = launch.mounts
         return launch
 
