@@ -17,24 +17,32 @@ if TYPE_CHECKING:
     from .completed import Outcome as Outcome
     from .completed import Usage as Usage
     from .device import Device as Device
+    from .errors import AuthenticationFailed as AuthenticationFailed
     from .errors import BadAddress as BadAddress
     from .errors import Busy as Busy
     from .errors import CallGone as CallGone
     from .errors import CgroupUnavailable as CgroupUnavailable
     from .errors import ClosedHandle as ClosedHandle
     from .errors import ContainerkitError as ContainerkitError
+    from .errors import ContentMismatch as ContentMismatch
     from .errors import Exists as Exists
+    from .errors import ImageNotFound as ImageNotFound
+    from .errors import InUse as InUse
+    from .errors import InvalidLayer as InvalidLayer
     from .errors import InvalidValue as InvalidValue
     from .errors import NotFound as NotFound
     from .errors import NotPermitted as NotPermitted
     from .errors import ProcessFailed as ProcessFailed
     from .errors import ProgramNotExecutable as ProgramNotExecutable
     from .errors import ProgramNotFound as ProgramNotFound
+    from .errors import RegistryError as RegistryError
     from .errors import SpawnError as SpawnError
     from .errors import StatusLost as StatusLost
+    from .errors import StoreError as StoreError
     from .errors import SyscallError as SyscallError
     from .errors import TimeoutExpired as TimeoutExpired
     from .errors import Unsupported as Unsupported
+    from .errors import VolumeNotFound as VolumeNotFound
     from .idmap import IdMap as IdMap
     from .idmap import IdRange as IdRange
     from .limits import Limits as Limits
@@ -72,9 +80,10 @@ _MODULES = {
     "checkup": ("doctor",),
     "device": ("Device",),
     "errors": (
-        "BadAddress", "Busy", "CallGone", "CgroupUnavailable", "ClosedHandle", "ContainerkitError", "Exists",
-        "InvalidValue", "NotFound", "NotPermitted", "ProcessFailed", "ProgramNotExecutable", "ProgramNotFound",
-        "SpawnError", "StatusLost", "SyscallError", "TimeoutExpired", "Unsupported",
+        "AuthenticationFailed", "BadAddress", "Busy", "CallGone", "CgroupUnavailable", "ClosedHandle",
+        "ContainerkitError", "ContentMismatch", "Exists", "ImageNotFound", "InUse", "InvalidLayer", "InvalidValue",
+        "NotFound", "NotPermitted", "ProcessFailed", "ProgramNotExecutable", "ProgramNotFound", "RegistryError",
+        "SpawnError", "StatusLost", "StoreError", "SyscallError", "TimeoutExpired", "Unsupported", "VolumeNotFound",
     ),
     "idmap": ("IdMap", "IdRange"),
     "limits": ("Limits",),

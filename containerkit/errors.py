@@ -4,6 +4,7 @@
 
     ContainerkitError
     ├── InvalidValue (ValueError)              a value that no kernel call could accept; nothing was tried
+    │   └── InvalidLayer                       an archive that is hostile, broken or beyond a limit; ``entry``
     ├── Unsupported                            this kernel, or this user, cannot do it; says what would
     │   └── CgroupUnavailable                  a limit or a control group cannot be had here; ``reason`` says why
     ├── ClosedHandle (ValueError)              a handle was used after close()
@@ -17,6 +18,12 @@
     │   └── ProgramNotExecutable (PermissionError)
     ├── CallGone                               a supervised system call no longer waits for its answer
     ├── BadAddress                             a supervised program passed a pointer to nowhere
+    ├── ImageNotFound, VolumeNotFound (LookupError)   nothing of that name is in the store, archive or registry
+    ├── ContentMismatch                        content has another size or digest than its descriptor says
+    ├── InUse                                  something still needs what was to be removed
+    ├── StoreError                             the store is damaged, or is none
+    ├── RegistryError                          a registry refused or is out of reach; ``url``, ``status``, ``code``
+    │   └── AuthenticationFailed
     ├── StatusLost (ChildProcessError)         someone else reaped a process before we could
     ├── TimeoutExpired (subprocess.TimeoutExpired, TimeoutError)
     └── ProcessFailed (subprocess.CalledProcessError)
@@ -33,28 +40,54 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._call_errors import BadAddress, CallGone
+    from ._image_errors import (
+        AuthenticationFailed,
+        ContentMismatch,
+        ImageNotFound,
+        InUse,
+        InvalidLayer,
+        RegistryError,
+        StoreError,
+        VolumeNotFound,
+    )
     from ._outcome_errors import ProcessFailed, TimeoutExpired
 
 __all__ = [
+    "AuthenticationFailed",
     "BadAddress",
     "Busy",
     "CallGone",
     "CgroupUnavailable",
     "ClosedHandle",
     "ContainerkitError",
+    "ContentMismatch",
     "Exists",
+    "ImageNotFound",
+    "InUse",
+    "InvalidLayer",
     "InvalidValue",
     "NotFound",
     "NotPermitted",
     "ProcessFailed",
     "ProgramNotExecutable",
     "ProgramNotFound",
+    "RegistryError",
     "SpawnError",
     "StatusLost",
+    "StoreError",
     "SyscallError",
     "TimeoutExpired",
     "Unsupported",
+    "VolumeNotFound",
 ]
+
+
+_IMAGES = frozenset(
+    {
+        "AuthenticationFailed", "ContentMismatch", "ImageNotFound", "InUse", "InvalidLayer", "RegistryError",
+        "StoreError", "VolumeNotFound",
+    }
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
@@ -68,6 +101,10 @@ def __getattr__(name: str) -> Any:
         from . import _call_errors
 
         return getattr(_call_errors, name)
+    if name in _IMAGES:
+        from . import _image_errors
+
+        return getattr(_image_errors, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

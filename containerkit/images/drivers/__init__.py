@@ -1,0 +1,1 @@
+"""How unpacked layers are kept on disk, and become the root of a container."""

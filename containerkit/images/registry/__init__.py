@@ -1,0 +1,1 @@
+"""The client of image registries (OCI distribution-spec): transport, credentials, and the calls."""
