@@ -31,7 +31,8 @@ NATIVE := $(wildcard containerkit/_native/*.[ch] containerkit/_native/init/*.[ch
 
 # What a machine needs to build and use containerkit, and what the tests need on top.
 PACKAGES := gcc libc6-dev linux-libc-dev uidmap busybox-static
-TEST_PACKAGES := acl bubblewrap iproute2 procps strace util-linux
+TEST_PACKAGES := acl bubblewrap iproute2 procps strace util-linux \
+    apache2-utils btrfs-progs docker-registry e2fsprogs erofs-utils fuse-overlayfs openssl skopeo umoci
 REALWORLD_PACKAGES := debootstrap git make nodejs postgresql python3 python3-venv
 VM_PACKAGES := dbus dbus-user-session e2fsprogs libpam-systemd qemu-system-x86 systemd
 ROOT := $(filter 0,$(shell id -u))
