@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import InvalidValue
 
-__all__ = ["SIZE_MAX", "read"]
+__all__ = ["SIZE_MAX", "read", "read_list"]
 
 SIZE_MAX = 4 << 20
 """Bytes that a manifest or configuration may have (distribution-spec: registries take at least 4 MiB)."""
@@ -22,18 +22,30 @@ def read(data: bytes, what: str, *, size_max: int = SIZE_MAX) -> dict[str, Any]:
     Raises InvalidValue: more than ``size_max`` bytes or 64 levels; not UTF-8; not one JSON object; a key twice in one
     object, which two readers could understand differently (CVE-2021-41190); NaN and Infinity, which are not JSON.
     """
+    found = _load(data, what, size_max)
+    if not isinstance(found, dict):
+        raise InvalidValue(f"{what} must be a JSON object, not {type(found).__name__}")
+    return found
+
+
+def read_list(data: bytes, what: str, *, size_max: int = SIZE_MAX) -> list[dict[str, Any]]:
+    """The list of objects that ``data`` is, as strictly."""
+    found = _load(data, what, size_max)
+    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+        raise InvalidValue(f"{what} must be a JSON list of objects")
+    return found
+
+
+def _load(data: bytes, what: str, size_max: int) -> Any:
     if len(data) > size_max:
         raise InvalidValue(f"{what} has {len(data)} bytes: at most {size_max} are read")
     _check_depth(data, what)
     try:
-        found = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+        return json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         raise InvalidValue(f"{what} is not UTF-8: {error}") from None
     except (ValueError, _Ambiguous) as error:
         raise InvalidValue(f"{what} is not the JSON it should be: {error}") from None
-    if not isinstance(found, dict):
-        raise InvalidValue(f"{what} must be a JSON object, not {type(found).__name__}")
-    return found
 
 
 class _Ambiguous(Exception):
