@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from ..errors import ContentMismatch, ImageNotFound, InvalidLayer, InvalidValue, SyscallError, Unsupported
 from ..kernel.calls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
-from ..layers.compression import chunks, compression_of
+from ..layers.compression import Readable, chunks, compression_of
 from . import strict_json
 from .config import ImageConfig
 from .descriptor import Descriptor
@@ -54,8 +54,8 @@ _LAYER_TYPES = {None: OCI_LAYER, "gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD}
 class Source(Protocol):
     """Where the content of an image comes from."""
 
-    def content(self, descriptor: Descriptor) -> Part:
-        """The bytes of a blob; nobody has verified them yet."""
+    def content(self, descriptor: Descriptor, offset: int = 0, /) -> Readable:
+        """The bytes of a blob from ``offset`` on; nobody has verified them yet. Closed after use if that can be."""
 
 
 class Incoming(NamedTuple):
@@ -194,12 +194,13 @@ class _Layout:
         if not str(layout.get("imageLayoutVersion")).startswith("1."):
             raise Unsupported(f"oci-layout has version {layout.get('imageLayoutVersion')!r}: 1.0.0 is known")
 
-    def content(self, descriptor: Descriptor) -> Part:
+    def content(self, descriptor: Descriptor, offset: int = 0, /) -> Part:
         part = self._files.part(blob_name(descriptor.digest))
         if part.size != descriptor.size:
             raise ContentMismatch(
                 f"{descriptor.digest} has {part.size} bytes in the archive: its descriptor says {descriptor.size}"
             )
+        part.seek(offset)
         return part
 
     def images(self, platform: Platform | None) -> Iterator[Incoming]:
@@ -273,9 +274,11 @@ class _DockerImage:
     def __init__(self, parts: dict[Digest, Part]) -> None:
         self._parts = parts
 
-    def content(self, descriptor: Descriptor) -> Part:
-        part = self._parts[descriptor.digest]
-        return Part(part.fd, part.offset, part.size)
+    def content(self, descriptor: Descriptor, offset: int = 0, /) -> Part:
+        known = self._parts[descriptor.digest]
+        part = Part(known.fd, known.offset, known.size)
+        part.seek(offset)
+        return part
 
 
 def _docker_images(files: _Files) -> Iterator[Incoming]:
