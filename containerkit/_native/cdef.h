@@ -28,10 +28,10 @@ int ck_listmount(uint64_t mount_id, uint64_t last, uint64_t *out, size_t count);
 int ck_openat2(int dirfd, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve);
 int ck_mount_id(const char *path, uint64_t *id);
 int ck_statfs_type(int fd, uint64_t *type);
+int ck_syncfs(int fd);
 
 /* namespaces */
 int ck_ioctl(int fd, unsigned long request, uint64_t arg);
-int ck_ns_owner_uid(int fd, uint32_t *uid);
 
 /* security */
 int ck_landlock_abi(void);

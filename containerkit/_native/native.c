@@ -340,16 +340,16 @@ int ck_statfs_type(int fd, uint64_t *type)
     return 0;
 }
 
+int ck_syncfs(int fd)
+{
+    return result(syncfs(fd));
+}
+
 /* ---- namespaces --------------------------------------------------------------------------------------------------- */
 
 int ck_ioctl(int fd, unsigned long request, uint64_t arg)
 {
     return result(ioctl(fd, request, (void *)(uintptr_t)arg));
-}
-
-int ck_ns_owner_uid(int fd, uint32_t *uid)
-{
-    return result(ioctl(fd, _IO(0xb7, 0x4) /* NS_GET_OWNER_UID */, uid));
 }
 
 /* ---- security ---------------------------------------------------------------------------------------------------- */

@@ -147,6 +147,11 @@ def open_in_root(root: int, path: StrPath, flags: int = os.O_PATH) -> int:
     return openat2(root, raw, flags, resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
 
 
+def syncfs(fd: int) -> None:
+    """Wait until all that was written to the file system of ``fd`` is on its disk (syncfs(2); errors Linux 5.8)."""
+    check(lib.ck_syncfs(fd), "syncfs")
+
+
 def mount_id(path: StrPath) -> int:
     """The mount that holds a path; a last symbolic link is not followed (statx(2), STATX_MNT_ID, Linux 5.8)."""
     out = ffi.new("uint64_t *")

@@ -22,7 +22,7 @@ HIERARCHICAL = frozenset({"user", "pid"})
 
 _BY_FLAG = {flag: name for name, flag in CLONE_FLAGS.items()}  # NS_GET_NSTYPE answers with the CLONE_NEW* flag
 
-_NS_GET_USERNS, _NS_GET_PARENT, _NS_GET_NSTYPE = 0xB701, 0xB702, 0xB703
+_NS_GET_USERNS, _NS_GET_PARENT, _NS_GET_NSTYPE, _NS_GET_OWNER_UID = 0xB701, 0xB702, 0xB703, 0xB704
 # linux/pidfd.h: PIDFD_GET_*_NAMESPACE, _IO(0xFF, n). The names are those of the files in /proc/PID/ns.
 _PIDFD_GET = {
     "cgroup": 0xFF01,
@@ -91,7 +91,7 @@ def owner_uid(fd: int) -> int:
     The overflow id, 65534, stands for a user who has no number here. Raises InvalidValue for the other kinds.
     """
     uid = ffi.new("uint32_t *")
-    result = lib.ck_ns_owner_uid(fd, uid)
+    result = lib.ck_ioctl(fd, _NS_GET_OWNER_UID, int(ffi.cast("uintptr_t", uid)))
     if result == -errno.EINVAL:
         raise InvalidValue("only user namespaces have an owner_uid; for the others ask their owner")
     check(result, "ioctl NS_GET_OWNER_UID")
