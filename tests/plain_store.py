@@ -20,6 +20,8 @@ from containerkit.overlayfs import OverlayFS
 
 
 class PlainIngest:
+    present = False
+
     def __init__(self, path: Path, digest: Digest, size: int | None) -> None:
         self.path, self.digest, self.size = path, digest, size
         self.part = path.with_name(path.name + ".part")
@@ -126,7 +128,7 @@ class PlainBlobs:
         self.open, self.ingest = store.open, store.ingest
         self._store = store
 
-    def has(self, digest: Digest) -> bool:
+    def has(self, digest: Digest, lease: Any) -> bool:
         return self._store.blob(digest).exists()
 
 
@@ -135,5 +137,5 @@ class PlainLayers:
         self.stage, self.exist, self.stacks = store.stage, store.exist, store.stacks
         self._store = store
 
-    def has(self, key: Digest) -> bool:
+    def has(self, key: Digest, lease: Any) -> bool:
         return self._store.path(key).exists()

@@ -17,7 +17,7 @@ from .digest import Digest
 from .manifest import Index, Manifest, canonical
 from .reference import Reference
 
-__all__ = ["Format", "Saved", "write_images"]
+__all__ = ["Format", "Saved", "new_file", "write_images"]
 
 Format = Literal["docker-archive", "oci-archive", "oci"]
 _FORMATS = ("docker-archive", "oci-archive", "oci")
@@ -55,7 +55,7 @@ def write_images(
         return
     parts = [*_documents(images, docker=form == "docker-archive")]
     if isinstance(file, (str, os.PathLike)):
-        with _new_file(file) as out:
+        with new_file(file) as out:
             _write_archive(images, parts, _Tar(out), blob)
     else:
         _write_archive(images, parts, _Tar(file), blob)
@@ -201,7 +201,7 @@ def _open(blob: Callable[[Digest], int], digest: Digest, size: int) -> Iterator[
 
 
 @contextmanager
-def _new_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def new_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A file that takes its place, whole, when the block is left without an error."""
     path = os.fspath(path)
     making = f"{path}.{os.getpid()}.part"

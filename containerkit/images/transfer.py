@@ -40,8 +40,10 @@ _PIECE = 1 << 20
 
 
 class Ingest(Protocol):
-    """A blob that is being received."""
+    """A blob that is being received; ``present``: somebody else has received it by now."""
 
+    @property
+    def present(self) -> bool: ...
     @property
     def offset(self) -> int: ...
     def fileno(self) -> int: ...
@@ -53,7 +55,7 @@ class Ingest(Protocol):
 class Blobs(Protocol):
     """What is used here of the store's blobs."""
 
-    def has(self, digest: Digest, /) -> bool: ...
+    def has(self, digest: Digest, lease: Any, /) -> bool: ...
     def open(self, digest: Digest, /) -> int: ...
     def ingest(self, digest: Digest, size: int | None, lease: Any, /) -> Ingest: ...
 
@@ -76,7 +78,7 @@ class Layers(Protocol):
 
     @property
     def stacks(self) -> bool: ...
-    def has(self, key: Digest, /) -> bool: ...
+    def has(self, key: Digest, lease: Any, /) -> bool: ...
     def stage(self, lease: Any, /, below: Sequence[Digest] | None = None) -> Staged: ...
     def exist(self, paths: Sequence[bytes], below: Sequence[Digest], /) -> bool: ...
 
@@ -159,7 +161,7 @@ class Transfer:
 
     def _expect(self, arrival: Arrival, source: Source, pool: ThreadPoolExecutor) -> None:
         descriptor = arrival.descriptor
-        if self._blobs.has(descriptor.digest):
+        if self._blobs.has(descriptor.digest, self._lease):
             arrival.end(None)
             return
         self._reporter.tell(descriptor.digest, "waiting", 0, descriptor.size)
@@ -178,6 +180,8 @@ class Transfer:
     def _write(self, arrival: Arrival, source: Source) -> None:
         descriptor = arrival.descriptor
         ingest = self._blobs.ingest(descriptor.digest, descriptor.size, self._lease)
+        if ingest.present:
+            return
         try:
             at = ingest.offset
             arrival.begin(ingest.fileno(), at)
@@ -202,7 +206,7 @@ class Transfer:
         missing = {
             layer.diff_id: layer
             for layer in reversed(layers)
-            if not (self._layers.has(layer.diff_id) or self._layers.has(layer.chain_id))
+            if not any(self._layers.has(key, self._lease) for key in (layer.diff_id, layer.chain_id))
         }
         return [pool.submit(self._guarded, layer) for layer in reversed(missing.values())]
 
@@ -275,7 +279,7 @@ class Transfer:
             alone.staged.keep(layer.diff_id, layer.diff_id, alone.applied)
             return layer.diff_id
         for key in (layer.chain_id, layer.diff_id):
-            if alone is None and self._layers.has(key):
+            if alone is None and self._layers.has(key, self._lease):
                 layer.outcome = "exists"
                 return key
         layer.close()
