@@ -290,7 +290,7 @@ def _compile_mounts(build: Build, launch: Launch, upper: TemporaryTree | Fd | No
     if is_overlay(root) and root.needs_directory:
         root = root.on_disk(cast("TemporaryTree", upper))
     room = sum(mount.room for mount in launch.mounts)
-    read_only = compile_root(build, root, userxattr=not ns_is_host(ns.user), net_host=ns.net == "host", room=room)
+    read_only = compile_root(build, root, net_host=ns.net == "host", room=room)
     for mount in launch.mounts:
         mount.compile(build)
     if read_only:

@@ -54,6 +54,9 @@ class OverlayFS(Value):
     makes the result read-only once the mount points in it are made. ``volatile`` never syncs: quick, and lost with the
     machine; it is always so for an ephemeral upper (Linux 5.10).
 
+    Attributes of its own it keeps as ``user.overlay.*``, for root too (``userxattr``): one form on disk, that a user
+    namespace may read, and with which no attribute of a layer can show what lies elsewhere (no redirects, no metacopy).
+
     As a root (``run(rootfs=...)``, ``Process(root=...)``) it is mounted inside the sandbox, also for an ordinary user.
     :meth:`mount` mounts it for the caller itself, which needs root.
     """
@@ -113,7 +116,7 @@ class OverlayFS(Value):
             raise syscall_error(number or 0, "flock", path, hint) from None
         return Fd(fd)
 
-    def compile_root(self, build: Build, *, userxattr: bool) -> None:
+    def compile_root(self, build: Build) -> None:
         """Add the operations that make it, on the workbench, as the root."""
         if self.needs_directory:
             raise InvalidValue("an ephemeral layer on disk needs its directory: on_disk()")
@@ -124,7 +127,7 @@ class OverlayFS(Value):
         else:
             upper, work = self._attach_upper(build)
         volatile = self.volatile or self.upper is None
-        build.plan.add(*_overlay_ops(tuple(names), upper, work, volatile, userxattr))
+        build.plan.add(*_overlay_ops(tuple(names), upper, work, volatile))
 
     def _places(self) -> tuple[bytes, bytes, bytes]:
         """The paths of upper, work, and the directory that holds both."""
@@ -205,8 +208,7 @@ def _mount(options: list[tuple[str, bytes | int]], *, volatile: bool, attrs: int
                 calls.fsconfig_string(fs, key, value)
             except SyscallError as error:
                 raise syscall_error(error.errno or 0, "fsconfig", os.fsdecode(value), f"overlayfs, {key}") from None
-        for option, word in zip(_NO_REDIRECTS[::2], _NO_REDIRECTS[1::2], strict=True):
-            calls.fsconfig_string(fs, option.decode(), word)
+        calls.fsconfig_flag(fs, "userxattr")
         if volatile and any(key == "upperdir" for key, _ in options):
             calls.fsconfig_flag(fs, "volatile")
         try:
@@ -292,27 +294,17 @@ def _common_parent(layers: tuple[StrPath | MountTree, ...]) -> bytes | None:
     return parent if len(mounts) == 1 else None
 
 
-# An attribute of a layer must not show what another layer, or this one, has elsewhere. Kernels are built to follow.
-_NO_REDIRECTS = (b"redirect_dir", b"nofollow", b"metacopy", b"off")
-
-
 @cache
-def _overlay_ops(
-    names: tuple[bytes, ...], upper: bytes, work: bytes, volatile: bool, userxattr: bool
-) -> tuple[Op, ...]:
+def _overlay_ops(names: tuple[bytes, ...], upper: bytes, work: bytes, volatile: bool) -> tuple[Op, ...]:
     options: list[bytes] = []
     if appends_layers():
         for name in names:
             options += (b"lowerdir+", name)
     else:
         options += (b"lowerdir", _joined(names))
-    options += (b"upperdir", upper, b"workdir", work)
+    options += (b"upperdir", upper, b"workdir", work, b"userxattr", b"")
     if volatile:
         options += (b"volatile", b"")
-    if userxattr:
-        options += (b"userxattr", b"")  # and redirects are not followed
-    else:
-        options += _NO_REDIRECTS
     return (
         Op(Code.FS, Stage.INSIDE, f"make an overlay of {len(names)} layers and an upper one", b"overlay", *options,
            slot=p.SLOT_ROOT, a=NODEV),

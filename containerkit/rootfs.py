@@ -53,7 +53,7 @@ _ETC = (
 )  # fmt: skip
 
 
-def compile_root(build: Build, root: Root | None, *, userxattr: bool, net_host: bool, room: int) -> bool:
+def compile_root(build: Build, root: Root | None, *, net_host: bool, room: int) -> bool:
     """Add the operations that make ``root`` on the workbench, which gets ``room`` bytes for files of ours.
 
     Returns whether the root is to be read-only in the end.
@@ -62,7 +62,7 @@ def compile_root(build: Build, root: Root | None, *, userxattr: bool, net_host: 
     if is_overlay(root):
         ephemeral = root.upper is None
         build.workbench(*_scratch(room + root.size if ephemeral else room, root.inodes if ephemeral else 4096))
-        root.compile_root(build, userxattr=userxattr)
+        root.compile_root(build)
         return root.read_only
     build.workbench(*_scratch(room, 4096))
     if isinstance(root, HostDirectories):
