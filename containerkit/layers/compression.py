@@ -22,6 +22,7 @@ PIECE = 1 << 20
 """The most bytes that one step of decompression brings: an archive cannot fill the memory with one."""
 
 _TAKE = 256 << 10
+_RATIO_FROM = 1 << 30  # zstd makes 64 MiB of zeros, as a sparse file has them, out of 3 KB
 _XZ_MEMORY = 128 << 20
 _ZSTD_WINDOW = 128 << 20
 
@@ -103,7 +104,7 @@ def chunks(source: Readable, *, ratio_max: int = 1 << 62) -> Iterator[bytes]:
     """What is in a stream, decompressed when it is compressed, in pieces of at most 1 MiB.
 
     Raises InvalidLayer for a stream that is damaged, that ends early, that has something else behind its end, or that
-    gives more than ``ratio_max`` bytes for one (looked at from 64 MiB on). Raises Unsupported for zstd without a
+    gives more than ``ratio_max`` bytes for one (looked at from 1 GiB on). Raises Unsupported for zstd without a
     module for it: ``pip install 'containerkit[images]'``.
     """
     counted = _Counted(source)
@@ -124,7 +125,7 @@ def chunks(source: Readable, *, ratio_max: int = 1 << 62) -> Iterator[bytes]:
     total = 0
     for piece in found:
         total += len(piece)
-        if total > 64 << 20 and total > ratio_max * counted.taken:
+        if total > _RATIO_FROM and total > ratio_max * counted.taken:
             raise InvalidLayer(
                 f"{counted.taken} bytes of {kind} have become {total} by now: more than {ratio_max} for one (ratio_max)"
             )

@@ -16,7 +16,8 @@ class LayerLimits(Value):
     Attributes:
         bytes_max: of the archive when it is decompressed, and of a file in it with its holes.
         entries_max: files, directories and all else; each costs an inode.
-        ratio_max: decompressed to compressed bytes, looked at from 64 MiB on (zeros come to 1,000 with gzip).
+        ratio_max: decompressed to compressed bytes, looked at from 1 GiB on (zeros come to 1,000 with gzip, and to
+            20,000 with zstd).
         xattr_bytes_max: of all extended attributes of one entry, names and values (the kernel's own limit is 64 KiB).
         header_max: bytes of extended headers before one entry: long names, attributes.
         depth_max: directories above one entry. A name has at most 255 bytes, and a path 4,095 (path_resolution(7)).

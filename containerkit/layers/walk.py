@@ -1,0 +1,130 @@
+"""Walking a tree that others have written, by descriptor: no link is followed and no mount is entered."""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ..errors import SyscallError, syscall_error
+from ..kernel import calls
+from .entry import Entry, Kind
+
+__all__ = ["Found", "entry_of", "walk"]
+
+_OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_RESOLVE = calls.RESOLVE_BENEATH | calls.RESOLVE_NO_XDEV | calls.RESOLVE_NO_SYMLINKS | calls.RESOLVE_NO_MAGICLINKS
+_KINDS = {
+    stat.S_IFREG: Kind.FILE,
+    stat.S_IFDIR: Kind.DIRECTORY,
+    stat.S_IFLNK: Kind.SYMLINK,
+    stat.S_IFCHR: Kind.CHARACTER,
+    stat.S_IFBLK: Kind.BLOCK,
+    stat.S_IFIFO: Kind.FIFO,
+}
+_KEPT = ("user.", "security.capability", "system.posix_acl_access", "system.posix_acl_default")
+
+
+class Found(NamedTuple):
+    """One thing in a tree. ``directory`` is a descriptor of where it is, open until the next is asked for."""
+
+    path: bytes
+    name: str
+    directory: int
+    status: os.stat_result
+
+    @property
+    def is_whiteout(self) -> bool:
+        return stat.S_ISCHR(self.status.st_mode) and self.status.st_rdev == 0
+
+
+def walk(root: int) -> Iterator[Found]:
+    """Everything below a directory, each directory before what is in it, names in the order of their bytes.
+
+    A name that vanishes meanwhile is left out; a directory on another mount is refused (EXDEV).
+    """
+    yield from _walk(root, b"")
+
+
+def _walk(directory: int, above: bytes) -> Iterator[Found]:
+    for name in sorted(os.listdir(directory), key=os.fsencode):
+        try:
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            continue
+        path = above + os.fsencode(name)
+        yield Found(path, name, directory, status)
+        if stat.S_ISDIR(status.st_mode):
+            try:
+                child = calls.openat2(directory, name, _OPEN, resolve=_RESOLVE)
+            except FileNotFoundError:
+                continue
+            except SyscallError as error:
+                hint = "nothing may be mounted in the tree, and the caller must be allowed to read all of it"
+                raise syscall_error(error.errno or 0, "openat2", os.fsdecode(path), hint) from None
+            try:
+                yield from _walk(child, path + b"/")
+            finally:
+                os.close(child)
+
+
+def attributes(fd: int) -> dict[bytes, bytes]:
+    """The extended attributes that belong to a file's content; overlayfs's own and security labels do not."""
+    found = {}
+    for key in os.listxattr(fd):
+        if key.startswith(_KEPT) and not key.startswith("user.overlay."):
+            value = os.getxattr(fd, key)
+            found[os.fsencode(key)] = _version_2(value) if key == "security.capability" else value
+    return found
+
+
+def _version_2(capability: bytes) -> bytes:
+    """File capabilities without the user namespace that they were given in (capabilities(7), version 3)."""
+    if len(capability) == 24 and struct.unpack_from("<I", capability)[0] >> 24 == 3:
+        magic = struct.unpack_from("<I", capability)[0] & 0xFFFFFF | 0x02000000
+        return struct.pack("<I", magic) + capability[4:20]
+    return capability
+
+
+def entry_of(found: Found, mtime_ns: int) -> tuple[Entry | None, int]:
+    """The entry, and for a file a descriptor of its content, which the caller closes (-1 else).
+
+    The size is what the opened file has now. None for a socket, which no archive can hold, and for what has vanished.
+    """
+    kind = _KINDS.get(stat.S_IFMT(found.status.st_mode))
+    if kind is None:
+        return None, -1
+    status, link, fd, xattrs = found.status, b"", -1, None
+    try:
+        if kind is Kind.SYMLINK:
+            link = os.fsencode(os.readlink(found.name, dir_fd=found.directory))
+        elif kind in (Kind.FILE, Kind.DIRECTORY):
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOATIME
+            try:
+                fd = os.open(found.name, flags | os.O_CLOEXEC, dir_fd=found.directory)
+            except PermissionError:  # O_NOATIME is the owner's
+                fd = os.open(found.name, (flags & ~os.O_NOATIME) | os.O_CLOEXEC, dir_fd=found.directory)
+            status = os.fstat(fd)
+            if stat.S_IFMT(status.st_mode) != stat.S_IFMT(found.status.st_mode):
+                os.close(fd)
+                return None, -1
+            xattrs = attributes(fd)
+            if kind is Kind.DIRECTORY:
+                os.close(fd)
+                fd = -1
+    except FileNotFoundError:
+        return None, -1
+    return Entry(
+        found.path,
+        kind,
+        mode=stat.S_IMODE(status.st_mode),
+        uid=status.st_uid,
+        gid=status.st_gid,
+        size=status.st_size if kind is Kind.FILE else 0,
+        mtime_ns=mtime_ns,
+        link=link,
+        device=(os.major(status.st_rdev), os.minor(status.st_rdev)),
+        xattrs=xattrs,
+    ), fd
