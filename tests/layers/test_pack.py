@@ -57,12 +57,12 @@ def described(root: Path) -> dict[str, object]:
             content = os.readlink(path)
         elif kind in (stat.S_IFCHR, stat.S_IFBLK):
             content = status.st_rdev
-        attributes = {key: os.getxattr(path, key, follow_symlinks=False) for key in os.listxattr(path, follow_symlinks=False)}  # fmt: skip # noqa: E501
-        found[str(path.relative_to(root))] = (
-            kind, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, int(status.st_mtime) if content != 0 else 0,  # a whiteout has no time
-            
-            status.st_nlink if kind != stat.S_IFDIR else 0, content, attributes,
-        )  # fmt: skip
+        names = os.listxattr(path, follow_symlinks=False)
+        attributes = {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
+        time = 0 if content == 0 else int(status.st_mtime)  # a whiteout has none
+        links = 0 if kind == stat.S_IFDIR else status.st_nlink
+        owner = (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
+        found[str(path.relative_to(root))] = (kind, *owner, time, links, content, attributes)
     return found
 
 
