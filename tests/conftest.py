@@ -13,7 +13,7 @@ import ordinary_user
 import pytest
 from patience import PATIENCE
 
-pytest_plugins = ["shared", "leaks", "callers", "mounted", "attack.plugin"]
+pytest_plugins = ["shared", "leaks", "callers", "mounted", "registry_server", "attack.plugin"]
 
 
 @pytest.fixture(scope="session")
