@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cache
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -22,6 +22,11 @@ from .value import Value, field, frozen
 
 if TYPE_CHECKING:
     from .kernel.tree import TemporaryTree
+    from .layers.compression import Compression
+    from .layers.diff import Change
+    from .layers.pack import Packed
+    from .layers.tarwriter import Writable
+    from .layers.usage import TreeUsage
 
 __all__ = ["OverlayFS"]
 
@@ -165,6 +170,134 @@ class OverlayFS(Value):
             return MountTree(
                 _mount(options, volatile=self.volatile or self.upper is None, attrs=RDONLY if self.read_only else 0)
             )
+
+    # ---- what has changed --------------------------------------------------------------------------------------------
+
+    def diff(self) -> list[Change]:
+        """What the upper layer changes, sorted by path, as ``docker diff`` prints it: A, C or D, and the path.
+
+        Only the upper directory is walked, so the cost grows with the changes. Raises InvalidValue for an ephemeral
+        upper layer, which is gone with its sandbox; SyscallError for what this user may not read.
+        """
+        from .layers.diff import diff
+
+        with ExitStack() as stack:
+            upper = self._upper(stack)
+            return diff(upper, [_directory(one, stack) for one in self.lower])
+
+    def commit(
+        self,
+        out: Writable,
+        *,
+        compression: Compression | None = None,
+        level: int | None = None,
+        source_date_epoch: int | None = None,
+    ) -> Packed:
+        """Write what the upper layer changes as a layer (OCI image-spec, layer.md) to a binary file; its digests.
+
+        The same changes give the same bytes. ``source_date_epoch``, or ``$SOURCE_DATE_EPOCH``, is the latest time that
+        stands in it. Programs may go on running: each file gets into it as it is read. Freeze them first where several
+        must fit together. Raises as :meth:`diff`.
+        """
+        from .layers.pack import pack_layer
+
+        with ExitStack() as stack:
+            upper = self._upper(stack)
+            return pack_layer(upper, out, compression=compression, level=level, source_date_epoch=source_date_epoch)
+
+    def export(
+        self,
+        out: Writable,
+        *,
+        compression: Compression | None = None,
+        level: int | None = None,
+        source_date_epoch: int | None = None,
+    ) -> Packed:
+        """Write the whole merged tree as a tar archive to a binary file. Needs root, which may mount it for itself.
+
+        Raises NotPermitted for an ordinary user.
+        """
+        from .layers.pack import pack_tree
+
+        lower = self.lower if self.upper is None else (self.upper, *self.lower)
+        with OverlayFS(lower, read_only=True).mount() as tree:
+            return pack_tree(
+                tree.fileno(), out, compression=compression, level=level, source_date_epoch=source_date_epoch
+            )
+
+    def snapshot(self, directory: StrPath) -> OverlayFS:
+        """Copy what the upper layer changes to a new directory; an overlay with that on top, and an ephemeral upper.
+
+        The cost grows with the changes; on a file system with reflinks (btrfs, xfs) their data is shared. The
+        directory must be empty or missing, and is removed again when the copy fails. Raises Exists, and as
+        :meth:`diff`.
+        """
+        from .layers.copy import copy_tree
+
+        path = os.path.abspath(os.fsdecode(directory))
+        with ExitStack() as stack:
+            upper = self._upper(stack)
+            try:
+                os.mkdir(path, 0o755)
+            except FileExistsError:
+                if os.listdir(path):
+                    hint = "the directory of a snapshot must be empty or missing"
+                    raise syscall_error(errno.EEXIST, "mkdir", path, hint) from None
+            target = stack.enter_context(Fd(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)))
+            try:
+                copy_tree(upper, target.fileno())
+            except BaseException:
+                _remove(path)
+                raise
+        return OverlayFS((path, *self.lower), ephemeral=self.ephemeral, size=self.size, inodes=self.inodes)
+
+    def fork(self, directory: StrPath) -> OverlayFS:
+        """A :meth:`snapshot` to go on from: with an upper layer of its own, in the directory beside the changes.
+
+        The directory gets ``changes``, ``upper`` and ``work``. This overlay, and what runs on it, are not touched.
+        """
+        path = os.path.abspath(os.fsdecode(directory))
+        os.makedirs(path, exist_ok=True)
+        snapshot = self.snapshot(os.path.join(path, "changes"))
+        upper, work = (os.path.join(path, name) for name in self.disk_directories)
+        for name in (upper, work):
+            os.mkdir(name, 0o755)
+        return OverlayFS(snapshot.lower, upper, work, read_only=self.read_only, volatile=self.volatile)
+
+    def usage(self) -> TreeUsage:
+        """What the upper layer takes on its file system: bytes, and inodes. Raises as :meth:`diff`."""
+        from .layers.usage import usage
+
+        with ExitStack() as stack:
+            return usage(self._upper(stack))
+
+    def _upper(self, stack: ExitStack) -> int:
+        if self.upper is None:
+            raise InvalidValue(
+                "an ephemeral upper layer is gone with its sandbox: give upper= and work= to look at changes later"
+            )
+        return _directory(self.upper, stack)
+
+
+def _directory(layer: StrPath | MountTree, stack: ExitStack) -> int:
+    """A descriptor of a layer's directory, while the block of ``stack`` lasts."""
+    if isinstance(layer, MountTree):
+        return layer.fileno()
+    path = os.path.abspath(calls.encode(layer))
+    try:
+        return stack.enter_context(Fd(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))).fileno()
+    except OSError as error:
+        raise syscall_error(error.errno or 0, "open", os.fsdecode(path), "a layer of an overlay") from None
+
+
+def _remove(path: str) -> None:
+    from .kernel import tree
+
+    parent = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        tree.remove(parent, os.path.basename(path))
+    finally:
+        os.close(parent)
 
 
 class _Scratch:
