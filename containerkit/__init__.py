@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from .security.seccomp import Seccomp as Seccomp
     from .security.supervisor import Answer as Answer
     from .security.supervisor import Supervisor as Supervisor
+    from .store import Store as Store
     from .timeline import Event as Event
     from .timeline import Timeline as Timeline
 
@@ -100,6 +101,7 @@ _MODULES = {
     "security.landlock": ("Landlock",),
     "security.seccomp": ("Seccomp",),
     "security.supervisor": ("Answer", "Supervisor"),
+    "store": ("Store",),
     "timeline": ("Event", "Timeline"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

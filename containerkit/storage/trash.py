@@ -1,0 +1,88 @@
+"""What is not needed any more: renamed out of the way at once, deleted later, off the caller's path."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+from ..kernel import tree
+from .home import Home
+
+__all__ = ["Trash"]
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+Remove = Callable[[int, str], list[str]]
+"""Deletes a directory below a descriptor, as :func:`kernel.tree.remove` does."""
+
+
+class Trash:
+    """``trash/`` of a store. What a killed program has left in it is deleted by the next one that empties it.
+
+    ``remove`` deletes what this user alone cannot: trees with files of his subordinate ids.
+    """
+
+    def __init__(self, home: Home, remove: Remove = tree.remove) -> None:
+        self._home, self._remove = home, remove
+        self._thread: threading.Thread | None = None
+        self._guard = threading.Lock()
+
+    def take(self, directory: int, name: str) -> None:
+        """Out of ``directory`` into the trash; a name that is gone is fine. :meth:`empty` deletes it."""
+        with suppress(FileNotFoundError):
+            os.rename(name, os.urandom(8).hex(), src_dir_fd=directory, dst_dir_fd=self._home.directory("trash"))
+
+    def empty(self) -> None:
+        """Delete what is in it, in a thread; the end of the interpreter waits for it."""
+        with self._guard:
+            if self._thread is not None and self._thread.is_alive():
+                return
+            if not os.listdir(self._home.directory("trash")):
+                return
+            self._thread = threading.Thread(target=self.empty_now, name="ck-trash")
+            try:
+                self._thread.start()
+                return
+            except RuntimeError:  # the interpreter is ending, or no thread may be added
+                self._thread = None
+        self.empty_now()
+
+    def empty_now(self) -> list[str]:
+        """Delete what is in it; what could not be deleted, by name."""
+        trash = self._home.directory("trash")
+        left = []
+        for name in sorted(os.listdir(trash)):
+            try:
+                if not _delete(trash, name, self._remove):
+                    left.append(name)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                left.append(name)
+        return left
+
+    def wait(self) -> None:
+        """Until the thread has done what it can. More may come meanwhile: then once more."""
+        with self._guard:
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+
+def _delete(trash: int, name: str, remove: Remove) -> bool:
+    """One entry; the lock keeps two programs from deleting the same tree in each other's way."""
+    with suppress(IsADirectoryError):
+        os.unlink(name, dir_fd=trash)
+        return True
+    fd = os.open(name, _DIRECTORY, dir_fd=trash)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True  # somebody else is at it
+        return not remove(trash, name)
+    finally:
+        os.close(fd)

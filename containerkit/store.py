@@ -1,0 +1,116 @@
+"""Everything that has a name and outlives a program: images, and what they are made of."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from typing import TYPE_CHECKING, Self
+
+from .storage.blobs import Blobs
+from .storage.database import Database
+from .storage.home import Home, default_path
+from .storage.layers import Layers
+from .storage.leases import Lease
+from .storage.sweep import Swept, sweep
+from .storage.trash import Trash
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .images.fsck import Report
+    from .images.images import Images
+    from .images.usage import DiskUsage
+    from .kernel.calls import StrPath
+    from .layers.apply import Applied
+
+__all__ = ["Store"]
+
+
+class Store:
+    """A directory with images, and later volumes and containers, for many threads and programs at once.
+
+    ``path`` is a directory that is new, or empty, or a store already. By default it is ``$CONTAINERKIT_STORE``; else
+    ``/var/lib/containerkit`` for root and ``$XDG_DATA_HOME/containerkit`` (``~/.local/share/containerkit``) for others.
+    Raises StoreError for a directory that is something else, open to others, or of a newer containerkit.
+
+    A store needs no daemon. What a killed program leaves in it harms nothing, and is collected by a later one.
+    """
+
+    def __init__(self, path: StrPath | None = None) -> None:
+        self.home = Home(default_path() if path is None else path)
+        try:
+            self.home.spend_reserve()
+            self.database = Database(self.home)
+        except BaseException:
+            self.home.close()
+            raise
+        self.trash = Trash(self.home)
+        self.blobs = Blobs(self.home, self.database)
+        self.layers = Layers(self.home, self.database, self.trash)
+
+    @property
+    def path(self) -> str:
+        return self.home.path
+
+    @cached_property
+    def images(self) -> Images:
+        """The images of the store."""
+        from .images.images import Images
+
+        return Images(self)
+
+    def lease(self) -> Lease:
+        """Keep what an operation makes until an image names it: ``with store.lease() as lease``."""
+        return Lease(self.home, self.database)
+
+    def spool(self) -> int:
+        """A descriptor of a nameless file on the store's file system, which the caller closes (O_TMPFILE)."""
+        flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+        return os.open(".", flags, 0o600, dir_fd=self.home.directory("ingest"))
+
+    def apply(self, source: int, target: int, onto: bool, progress: Callable[[int], None] | None = None) -> Applied:
+        """Unpack a layer from one descriptor into the directory of another."""
+        from .layers.apply import apply
+
+        with open(source, "rb", buffering=0, closefd=False) as stream:
+            return apply(stream, target, onto=onto, owners=os.geteuid() == 0, progress=progress)
+
+    def collect(self, *, partial: bool = False) -> Swept:
+        """Remove what no image and no running operation needs; ``partial`` takes partial downloads too.
+
+        Files are gone from their places when it returns, and deleted in a thread. Images themselves stay.
+        """
+        self.home.spend_reserve()
+        swept = sweep(self.home, self.database, self.trash, partial=partial)
+        self.trash.empty()
+        return swept
+
+    def disk_usage(self) -> DiskUsage:
+        """What takes how much room, and how much of it could be had back."""
+        from .images.usage import disk_usage
+
+        return disk_usage(self)
+
+    def fsck(self, *, repair: bool = True, deep: bool = False) -> Report:
+        """Look for what a crash, or somebody's hand, has left; repair it unless told otherwise.
+
+        ``deep`` reads every blob and compares its digest. See :mod:`containerkit.images.fsck`.
+        """
+        from .images.fsck import fsck
+
+        return fsck(self, repair=repair, deep=deep)
+
+    def close(self) -> None:
+        """Close the database and the descriptors, after a deletion under way. Idempotent."""
+        self.trash.wait()
+        self.database.close()
+        self.home.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Store({self.path!r})"
