@@ -50,6 +50,7 @@ class Store:
 
     @property
     def path(self) -> str:
+        """Its directory."""
         return self.home.path
 
     @cached_property

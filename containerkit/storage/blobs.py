@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Blobs", "Ingest"]
 
 _CHUNK = 1 << 20
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}", re.ASCII)
 
 
 class Blobs:
@@ -85,6 +87,7 @@ class Ingest:
     """
 
     def __init__(self, home: Home, database: Database, digest: str, size: int | None, lease: Lease) -> None:
+        _place(digest)
         self.digest, self.size, self._lease = digest, size, lease
         self._home, self._database = home, database
         self.present, self.offset = False, 0
@@ -239,10 +242,9 @@ class Ingest:
 
 def _place(digest: str) -> str:
     """Its name below ``blobs/``. Anything that is not a digest would be a path of someone else's choice."""
-    algorithm, _, hexadecimal = digest.partition(":")
-    if algorithm not in ("sha256", "sha512") or not hexadecimal.isalnum():
-        raise InvalidValue(f"{digest!r} is not a digest")
-    return f"{algorithm}/{hexadecimal}"
+    if not _DIGEST.fullmatch(digest):
+        raise InvalidValue(f"{digest[:150]!r} is not a digest")
+    return digest.replace(":", "/")
 
 
 def _hasher(digest: str) -> _Hash:
