@@ -12,6 +12,7 @@ from typing import BinaryIO, Literal, NamedTuple
 
 from ..errors import ContentMismatch, InvalidValue, StoreError, syscall_error
 from .archive import IMAGE_NAME, REF_NAME, blob_name
+from .config import ImageConfig
 from .descriptor import Descriptor
 from .digest import Digest
 from .manifest import Index, Manifest, canonical
@@ -31,6 +32,7 @@ class Saved(NamedTuple):
     """An image and the names that it shall have in the archive."""
 
     manifest: Manifest
+    config: ImageConfig
     names: Sequence[Reference]
 
 
@@ -86,11 +88,12 @@ def _entries(images: Sequence[Saved]) -> Iterator[Descriptor]:
 
 
 def _blobs(images: Sequence[Saved]) -> list[tuple[Digest, int, bytes | None]]:
-    """Every blob once, by name: (digest, size, the bytes when they are a manifest's)."""
+    """Every blob once, by name: (digest, size, the bytes when they are not the store's)."""
     found: dict[Digest, tuple[Digest, int, bytes | None]] = {}
-    for manifest, _ in images:
-        found[manifest.digest] = manifest.digest, len(manifest.raw), manifest.raw
-        for part in (manifest.config, *manifest.layers):
+    for manifest, config, _ in images:
+        for digest, raw in ((manifest.digest, manifest.raw), (manifest.config.digest, config.raw)):
+            found[digest] = digest, len(raw), raw
+        for part in manifest.layers:
             found[part.digest] = part.digest, part.size, None
     return sorted(found.values(), key=lambda entry: blob_name(entry[0]))
 

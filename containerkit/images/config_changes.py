@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
@@ -13,7 +12,7 @@ from .config import ImageConfig
 from .digest import Digest
 from .platform import Platform
 
-__all__ = ["ConfigChanges", "source_date", "with_layer"]
+__all__ = ["ConfigChanges", "with_layer"]
 
 
 class ConfigChanges(TypedDict, total=False):
@@ -80,20 +79,6 @@ def _history(parent: ImageConfig | None, content: Mapping[str, Any]) -> list[Any
     if parent is not None and not known:
         known = [{"comment": "of an image without history"} for _ in parent.diff_ids]
     return known
-
-
-def source_date(given: int | None) -> int | None:
-    """The time that everything new is of: the argument, or SOURCE_DATE_EPOCH (reproducible-builds.org), or None."""
-    text = os.environ.get("SOURCE_DATE_EPOCH") if given is None else given
-    if text in (None, ""):
-        return None
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if value < 0:
-        raise InvalidValue(f"source_date_epoch={text!r} must be seconds since 1970")
-    return value
 
 
 def _time(seconds: int) -> str:

@@ -13,7 +13,7 @@ from .digest import Digest
 __all__ = ["Phase", "Progress", "Reporter"]
 
 Phase = Literal["waiting", "downloading", "verifying", "unpacking", "uploading", "exists", "done"]
-_INTERVAL = 0.05  # seconds between two of one layer: twenty a second, which a terminal and an eye can follow
+_INTERVAL = 0.1  # seconds between two of one layer and phase; two phases overlap, so there are 20 a second at most
 
 
 @frozen()
@@ -43,7 +43,7 @@ class Reporter:
     def __init__(self, callback: Callable[[Progress], object] | None) -> None:
         self._callback = callback
         self._lock = threading.Lock()
-        self._last: dict[Digest, tuple[Phase, float]] = {}
+        self._last: dict[tuple[Digest, Phase], float] = {}
         self.error: BaseException | None = None
 
     def tell(self, digest: Digest, phase: Phase, done: int = 0, total: int | None = None) -> None:
@@ -51,13 +51,13 @@ class Reporter:
         if self._callback is None:
             return
         now = time.monotonic()
-        phase_before, then = self._last.get(digest, (None, 0.0))
-        if phase == phase_before and now - then < _INTERVAL and done != total:
+        then = self._last.get((digest, phase))
+        if then is not None and now - then < _INTERVAL and done != total:
             return
         with self._lock:
             if self.error is not None:
                 return
-            self._last[digest] = phase, now
+            self._last[digest, phase] = now
             try:
                 self._callback(Progress(digest, phase, done, total))
             except BaseException as error:

@@ -100,7 +100,7 @@ class Transfer:
         self._stop = threading.Event()
 
     def take(self, manifest: Manifest, config: ImageConfig, source: Source) -> tuple[Digest, ...]:
-        """Bring the configuration and the layers in; the keys of the unpacked layers, the lowest first.
+        """Bring the layers in; the keys of the unpacked ones, the lowest first.
 
         Raises ContentMismatch for what is not what its digest says, InvalidLayer, and what the source raises.
         """
@@ -108,7 +108,7 @@ class Transfer:
             raise InvalidValue(
                 f"the manifest has {len(manifest.layers)} layers, the image's configuration {len(config.diff_ids)}"
             )
-        arrivals = {part.digest: Arrival(part, self.check) for part in (manifest.config, *manifest.layers)}
+        arrivals = {part.digest: Arrival(part, self.check) for part in manifest.layers}
         layers = [
             _Layer(arrivals[part.digest], diff_id, chain_id)
             for part, diff_id, chain_id in zip(

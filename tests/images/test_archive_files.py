@@ -43,7 +43,7 @@ def content(image: Incoming, number: int) -> bytes:
 @pytest.mark.parametrize("compressed", [True, False])
 def test_what_is_written_is_read_again(tmp_path: Path, form: Format, compressed: bool) -> None:
     made = two_layers(compressed=compressed)
-    write_images([Saved(made.manifest, [NAME])], tmp_path / "out", form, made.open)
+    write_images([Saved(made.manifest, made.config, [NAME])], tmp_path / "out", form, made.open)
     with reading(tmp_path / "out") as [image]:
         assert image.manifest == made.manifest
         assert image.config == made.config
@@ -54,9 +54,9 @@ def test_what_is_written_is_read_again(tmp_path: Path, form: Format, compressed:
 def test_the_same_image_gives_the_same_bytes(tmp_path: Path) -> None:
     made = two_layers()
     for name in ("one", "two"):
-        write_images([Saved(made.manifest, [NAME])], tmp_path / name, "docker-archive", made.open)
+        write_images([Saved(made.manifest, made.config, [NAME])], tmp_path / name, "docker-archive", made.open)
     out = io.BytesIO()
-    write_images([Saved(made.manifest, [NAME])], out, "docker-archive", made.open)
+    write_images([Saved(made.manifest, made.config, [NAME])], out, "docker-archive", made.open)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes() == out.getvalue()
 
 
@@ -66,7 +66,7 @@ def test_several_images_keep_their_names_and_share_blobs(tmp_path: Path) -> None
     blobs = first.blobs | second.blobs
     first.blobs = blobs
     other = Reference.parse("example.org/other:2")
-    images = [Saved(first.manifest, [NAME]), Saved(second.manifest, [other])]
+    images = [Saved(first.manifest, first.config, [NAME]), Saved(second.manifest, second.config, [other])]
     write_images(images, tmp_path / "out", "docker-archive", first.open)
     with reading(tmp_path / "out") as found:
         assert [(image.config.id, image.names) for image in found] == [
@@ -81,7 +81,7 @@ def test_a_compressed_archive_and_a_pipe_are_read(tmp_path: Path, kind: str) -> 
     import gzip
 
     made = two_layers()
-    write_images([Saved(made.manifest, [NAME])], tmp_path / "out", "docker-archive", made.open)
+    write_images([Saved(made.manifest, made.config, [NAME])], tmp_path / "out", "docker-archive", made.open)
     data = (tmp_path / "out").read_bytes()
     if kind == "gzip":
         (tmp_path / "out.gz").write_bytes(gzip.compress(data))
@@ -96,7 +96,7 @@ def test_a_compressed_archive_and_a_pipe_are_read(tmp_path: Path, kind: str) -> 
 def test_skopeo_takes_what_is_written(tmp_path: Path, form: Format) -> None:
     made = two_layers()
     out = tmp_path / "out"
-    write_images([Saved(made.manifest, [NAME])], out, form, made.open)
+    write_images([Saved(made.manifest, made.config, [NAME])], out, form, made.open)
     subprocess.run(
         ["skopeo", "copy", "--insecure-policy", f"{form}:{out}:{NAME}", f"oci:{tmp_path / 'copy'}:x"],
         check=True,
@@ -113,7 +113,7 @@ def test_skopeo_takes_what_is_written(tmp_path: Path, form: Format) -> None:
 @pytest.mark.parametrize("form", ["docker-archive", "oci-archive", "oci"])
 def test_what_skopeo_writes_is_read(tmp_path: Path, form: str) -> None:
     made = two_layers()
-    write_images([Saved(made.manifest, [NAME])], tmp_path / "in", "oci", made.open)
+    write_images([Saved(made.manifest, made.config, [NAME])], tmp_path / "in", "oci", made.open)
     subprocess.run(
         ["skopeo", "copy", "--insecure-policy", f"oci:{tmp_path / 'in'}:{NAME}", f"{form}:{tmp_path / 'out'}:{NAME}"],
         check=True,
@@ -126,7 +126,7 @@ def test_what_skopeo_writes_is_read(tmp_path: Path, form: str) -> None:
 
 def test_umoci_unpacks_what_is_written(tmp_path: Path) -> None:
     made = two_layers()
-    write_images([Saved(made.manifest, [Reference.parse("x:1")])], tmp_path / "out", "oci", made.open)
+    write_images([Saved(made.manifest, made.config, [Reference.parse("x:1")])], tmp_path / "out", "oci", made.open)
     image = f"{tmp_path / 'out'}:docker.io/library/x:1"
     subprocess.run(
         ["umoci", "unpack", "--rootless", "--image", image, tmp_path / "bundle"],
@@ -308,7 +308,7 @@ def test_nothing_is_left_of_a_file_that_could_not_be_written(tmp_path: Path, for
     made.blobs[made.manifest.layers[1].digest] += b"more"
     (tmp_path / "kept").write_text("kept")
     with pytest.raises(ContentMismatch):
-        write_images([Saved(made.manifest, [NAME])], tmp_path / "out", form, made.open)
+        write_images([Saved(made.manifest, made.config, [NAME])], tmp_path / "out", form, made.open)
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
@@ -317,6 +317,6 @@ def test_a_directory_that_is_there_is_not_written_into(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/mine").write_text("mine")
     with pytest.raises(Exists, match="new directory"):
-        write_images([Saved(made.manifest, [NAME])], tmp_path / "out", "oci", made.open)
+        write_images([Saved(made.manifest, made.config, [NAME])], tmp_path / "out", "oci", made.open)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (tmp_path / "out/mine").read_text() == "mine"
