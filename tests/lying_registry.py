@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -31,6 +32,10 @@ class Request(BaseHTTPRequestHandler):
         self.close_connection = True
         self.connection.shutdown(2)
 
+    def setup(self) -> None:
+        super().setup()
+        self.server.connections.append(self.connection)
+
     def _answer(self) -> None:
         self.server.asked.append((self.command, self.path, dict(self.headers)))
         try:
@@ -52,10 +57,9 @@ class LyingRegistry:
 
 @contextmanager
 def lying_registry(answer: Callable[[Request], None]) -> Iterator[LyingRegistry]:
-    """Serve on loopback until the block is left."""
-    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Request)
-    server.daemon_threads, server.block_on_close = True, False
-    server.answer, server.asked = answer, []
+    """Serve on loopback until the block is left; its threads have ended then, too."""
+    server: Any = _Server(("127.0.0.1", 0), Request)
+    server.answer, server.asked, server.connections = answer, [], []
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
@@ -63,4 +67,14 @@ def lying_registry(answer: Callable[[Request], None]) -> Iterator[LyingRegistry]
     finally:
         server.shutdown()
         thread.join()
+        for connection in server.connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
         server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that breaks off is part of the tests."""
