@@ -39,12 +39,16 @@ __all__ = ["DEVNULL", "PIPE", "STDOUT", "Process", "Sandbox", "run"]
 
 
 @overload
-async def run(args: Sequence[Arg], *, text: Literal[True] = True, **options: Unpack[RunOptions]) -> Completed[str]: ...
+async def run(
+    args: Sequence[Arg] = ..., *, text: Literal[True] = True, **options: Unpack[RunOptions]
+) -> Completed[str]: ...
 @overload
-async def run(args: Sequence[Arg], *, text: Literal[False], **options: Unpack[RunOptions]) -> Completed[bytes]: ...
+async def run(
+    args: Sequence[Arg] = ..., *, text: Literal[False], **options: Unpack[RunOptions]
+) -> Completed[bytes]: ...
 @overload
-async def run(args: Sequence[Arg], *, text: bool, **options: Unpack[RunOptions]) -> Completed[Any]: ...
-async def run(args: Sequence[Arg], **options: Any) -> Completed[Any]:
+async def run(args: Sequence[Arg] = ..., *, text: bool, **options: Unpack[RunOptions]) -> Completed[Any]: ...
+async def run(args: Sequence[Arg] = (), **options: Any) -> Completed[Any]:
     """:func:`containerkit.run`, awaited: the same arguments, result and errors."""
     values = {**_RUN_DEFAULTS, **options}
     unknown = values.keys() - _RUN_DEFAULTS.keys()

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from .build import is_overlay
+from .build import is_image, is_overlay
 from .errors import SpawnError
 from .kernel import procfs
 from .kernel.procfs import Mounted
@@ -118,6 +118,8 @@ def _root_options(root: object) -> frozenset[str]:
         return frozenset({"ro", "nosuid", "nodev"})
     if is_overlay(root):
         return frozenset({"nodev", "ro"} if root.read_only else {"nodev"})
+    if is_image(root):
+        return frozenset({"nodev"})
     return frozenset()
 
 
@@ -125,7 +127,7 @@ def _shown_places(root: object) -> list[str] | None:
     """Where mounts may be beside those that were asked for; None for a root that comes with mounts of its own."""
     if root is HOST:
         return [f"/{name}" for name in host_names(net_host=True)]
-    return [] if is_overlay(root) else None
+    return [] if is_overlay(root) or is_image(root) else None
 
 
 def _place(found: list[Mounted], target: str, fstype: str, options: frozenset[str]) -> Iterator[str]:

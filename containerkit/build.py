@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
     from .overlayfs import OverlayFS
+    from .rootfs import ImageRoot
 
 __all__ = ["Build", "Mount"]
 
@@ -249,6 +250,11 @@ class Mount:
 
     def compile_over(self, build: Build) -> None:
         """For a process that joined a sandbox: what it needs anew in its own pid namespace. Only /proc is."""
+
+
+def is_image(root: object) -> TypeIs[ImageRoot]:
+    """Whether a root must be held in its store while something runs from it."""
+    return hasattr(root, "hold")
 
 
 def is_overlay(root: object) -> TypeIs[OverlayFS]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from . import plan as p
 from . import walls
-from .build import Build, Mount, inside_path, is_overlay
+from .build import Build, Mount, inside_path, is_image, is_overlay
 from .errors import InvalidValue, Unsupported
 from .idmap import IdMap, IdRange, owns_all_ids
 from .kernel import calls
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .cgroup.start import Bounds
     from .kernel.fd import Fd
     from .kernel.tree import TemporaryTree
-    from .rootfs import Root
+    from .rootfs import HeldRoot, ImageConfig, Root
     from .security.seccomp import Seccomp
     from .security.supervisor import Supervisor
 
@@ -60,7 +60,7 @@ class Launch:
         "affinity", "args", "bounds", "cgroup", "cpu_seconds", "cwd", "domainname", "env", "groups", "hold",
         "host_root", "hostname", "idmap", "init", "join", "mounts", "namespaces", "nice", "oom_score_adj", "over",
         "over_root", "owns_all_ids", "pass_fds", "rlimits", "root", "security", "session", "supervisor", "tty",
-        "umask", "user", "witness",
+        "umask", "user", "witness", "workdir",
     )  # fmt: skip
 
     def __init__(
@@ -103,6 +103,11 @@ class Launch:
         and its root; ``bounds`` makes the control group that its limits need, and ``witness`` knows
         what the sandbox's own had counted before.
         """
+        self.workdir = ""
+        if is_image(root):
+            self.workdir = root.config.cwd
+            if not hold:
+                args, env, cwd, user = _with_image(root.config, args, env, cwd, user)
         self.args = () if hold else _args(args)
         self.root = root
         self.namespaces = namespaces if namespaces is not None else _HOST_NAMESPACES
@@ -156,8 +161,11 @@ class Launch:
             return IdRange.allocate(checked=True)
         return None
 
-    def take_upper(self) -> TemporaryTree | Fd | None:
-        """The directory of an ephemeral layer on disk, or the lock of one that was given; the process then owns it."""
+    def take_upper(self) -> TemporaryTree | Fd | HeldRoot | None:
+        """What the root needs for the life of the process, which then owns it: the hold on an image, the directory of
+        an ephemeral layer on disk, or the lock of one that was given."""
+        if is_image(self.root):
+            return self.root.hold()
         if not is_overlay(self.root):
             return None
         if not self.root.needs_directory:
@@ -175,8 +183,27 @@ class Launch:
 _HOST_NAMESPACES = Namespaces()
 
 
+def _with_image(
+    config: ImageConfig,
+    args: Sequence[Arg],
+    env: Mapping[str, str | None] | None,
+    cwd: StrPath | None,
+    user: int | str | None,
+) -> tuple[Sequence[Arg], Mapping[str, str | None], StrPath | None, int | str | None]:
+    """What the caller says, and where he says nothing what the image does: as ``docker run`` combines them."""
+    return (
+        config.argv(tuple(args)),
+        {**config.environment(), **(env or {})},
+        cwd if cwd is not None else config.cwd or None,
+        user if user is not None else config.user or None,
+    )
+
+
 def compile_launch(
-    launch: Launch, ids: IdRange | None, upper: TemporaryTree | Fd | None = None, bounds: Bounds | None = None
+    launch: Launch,
+    ids: IdRange | None,
+    upper: TemporaryTree | Fd | HeldRoot | None = None,
+    bounds: Bounds | None = None,
 ) -> Plan:
     """The plan of a launch. ``ids`` is what allocate_ids() gave, ``upper`` what take_upper() gave, ``bounds`` what
     ``launch.bounds`` made.
@@ -277,7 +304,7 @@ def joins_user(launch: Launch) -> bool:
     return bool(launch.join) or not isinstance(launch.namespaces.user, str)
 
 
-def _compile_mounts(build: Build, launch: Launch, upper: TemporaryTree | Fd | None) -> None:
+def _compile_mounts(build: Build, launch: Launch, upper: TemporaryTree | Fd | HeldRoot | None) -> None:
     for mount in launch.over:
         mount.compile_over(build)
     if launch.over and launch.tty and has_dev(launch):
@@ -287,10 +314,14 @@ def _compile_mounts(build: Build, launch: Launch, upper: TemporaryTree | Fd | No
         return
     ns = launch.namespaces
     root = launch.root
+    if is_image(root):
+        root = cast("HeldRoot", upper).root
     if is_overlay(root) and root.needs_directory:
         root = root.on_disk(cast("TemporaryTree", upper))
     room = sum(mount.room for mount in launch.mounts)
     read_only = compile_root(build, root, net_host=ns.net == "host", room=room)
+    if launch.workdir:
+        build.plan.add(_workdir_op(launch.workdir))
     for mount in launch.mounts:
         mount.compile(build)
     if read_only:
@@ -324,6 +355,13 @@ def ns_is_host(ns: object) -> bool:
 
 def has_dev(launch: Launch) -> bool:
     return any(mount.has_dev for mount in (*launch.mounts, *launch.over))
+
+
+@cache
+def _workdir_op(path: str) -> Op:
+    """docker makes it, too, when it is not in the image."""
+    inside = inside_path(path if path.startswith("/") else f"/{path}", "the image's WorkingDir")
+    return Op(Code.MKDIR, Stage.INSIDE, f"make the image's working directory {path}", inside, base=p.SLOT_ROOT, a=0o755)
 
 
 _READ_ONLY = Op(Code.ATTR, Stage.INSIDE, "make the root read-only", slot=p.SLOT_ROOT, a=calls.MOUNT_ATTR_RDONLY)

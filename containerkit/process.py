@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .kernel.tree import TemporaryTree
     from .options import LaunchOptions
     from .plan import Op
+    from .rootfs import HeldRoot
     from .security.supervision import Supervision
     from .timeline import Timeline
 
@@ -138,7 +139,7 @@ class Process:
         self._lock = allocate_lock()
         self._exit: spawn.Exit | None = None
         self._ids: IdRange | None = None
-        self._upper: TemporaryTree | Fd | None = None
+        self._upper: TemporaryTree | Fd | HeldRoot | None = None
         self._bounds: Bounds | None = None
         self._supervision: Supervision | None = None
         self._started = spawn.Started()  # nothing yet: as when it is closed

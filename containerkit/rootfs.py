@@ -40,11 +40,37 @@ class HostDirectories:
 HOST = HostDirectories()
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
+    from collections.abc import Mapping
+    from typing import Any, Protocol, TypeAlias
 
     from .overlayfs import OverlayFS
 
-    Root: TypeAlias = StrPath | OverlayFS | MountTree | HostDirectories
+    class ImageConfig(Protocol):
+        """What an image says of the program that it is for: data, and no more than the caller could say himself."""
+
+        @property
+        def cwd(self) -> str: ...
+        @property
+        def user(self) -> str: ...
+        def environment(self) -> Mapping[str, str]: ...
+        def argv(self, args: tuple[Any, ...] = ..., /) -> tuple[Any, ...]: ...
+
+    class HeldRoot(Protocol):
+        """The files of an image, which stay where they are until it is closed."""
+
+        @property
+        def root(self) -> StrPath | OverlayFS | MountTree: ...
+        def close(self) -> None: ...
+
+    class ImageRoot(Protocol):
+        """An image of a store, as the root of a process."""
+
+        @property
+        def config(self) -> ImageConfig: ...
+        def hold(self) -> HeldRoot: ...
+
+    Files: TypeAlias = StrPath | OverlayFS | MountTree | HostDirectories
+    Root: TypeAlias = Files | ImageRoot
 
 _SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "opt", "nix/store", "gnu/store")
 _ETC = (
@@ -53,7 +79,7 @@ _ETC = (
 )  # fmt: skip
 
 
-def compile_root(build: Build, root: Root | None, *, net_host: bool, room: int) -> bool:
+def compile_root(build: Build, root: Files | None, *, net_host: bool, room: int) -> bool:
     """Add the operations that make ``root`` on the workbench, which gets ``room`` bytes for files of ours.
 
     Returns whether the root is to be read-only in the end.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from . import spawn
-from .build import Mount
+from .build import Mount, is_image
 from .capture import Tail, write_some
 from .completed import Completed, Outcome, Usage
 from .errors import ClosedHandle, InvalidValue
@@ -18,7 +18,7 @@ from .limits import Limits
 from .mounts import Dev, Proc, Sysfs, Tmpfs
 from .namespaces import Namespaces
 from .process import DEVNULL, PIPE, Process, Stream, explain_launch, returncode
-from .rootfs import HOST, HostDirectories
+from .rootfs import HOST
 from .security import Security
 
 if TYPE_CHECKING:
@@ -28,10 +28,9 @@ if TYPE_CHECKING:
     from .cgroup.start import Bounds
     from .idmap import IdMap, IdRange
     from .kernel.calls import StrPath
-    from .mounttree import MountTree
     from .namespace import Namespace
     from .options import JoinRunOptions, RunOptions, SandboxOptions
-    from .overlayfs import OverlayFS
+    from .rootfs import ImageConfig, Root
     from .security.supervisor import Supervisor
     from .timeline import Timeline
 
@@ -51,15 +50,15 @@ _FLOOD = 8
 
 
 @overload
-def run(args: Sequence[Arg], *, text: Literal[True] = True, **options: Unpack[RunOptions]) -> Completed[str]: ...
+def run(args: Sequence[Arg] = ..., *, text: Literal[True] = True, **options: Unpack[RunOptions]) -> Completed[str]: ...
 @overload
-def run(args: Sequence[Arg], *, text: Literal[False], **options: Unpack[RunOptions]) -> Completed[bytes]: ...
+def run(args: Sequence[Arg] = ..., *, text: Literal[False], **options: Unpack[RunOptions]) -> Completed[bytes]: ...
 @overload
-def run(args: Sequence[Arg], *, text: bool, **options: Unpack[RunOptions]) -> Completed[Any]: ...
+def run(args: Sequence[Arg] = ..., *, text: bool, **options: Unpack[RunOptions]) -> Completed[Any]: ...
 def run(
-    args: Sequence[Arg],
+    args: Sequence[Arg] = (),
     *,
-    rootfs: StrPath | OverlayFS | MountTree | HostDirectories | None = None,
+    rootfs: Root | None = None,
     mounts: Iterable[Mount] = (),
     env: Mapping[str, str | None] | None = None,
     cwd: StrPath | None = None,
@@ -87,8 +86,10 @@ def run(
 
     Args:
         args: the program and its arguments; looked up in the PATH of ``env`` inside the root.
-        rootfs: a directory (never written: changes go to an ephemeral overlay in memory), an OverlayFS, or a MountTree.
-            None is the host's own programs and libraries, read-only, with a private home.
+        rootfs: a directory (never written: changes go to an ephemeral overlay in memory), an OverlayFS, a MountTree, or
+            an Image, whose Env, WorkingDir and User count where the caller says nothing, and whose Entrypoint and Cmd
+            combine with ``args`` as ``docker run`` combines them; it cannot be removed meanwhile. None is the host's
+            own programs and libraries, read-only, with a private home.
         mounts: more mounts, over the standard ones.
         env: what to add to PATH, HOME and LANG; None values take away. Nothing is inherited.
         cwd: where it starts; "/" or, with the host's programs, the private home.
@@ -411,7 +412,7 @@ class Sandbox:
     def __init__(
         self,
         *,
-        rootfs: StrPath | OverlayFS | MountTree | HostDirectories | None = None,
+        rootfs: Root | None = None,
         mounts: Iterable[Mount] = (),
         env: Mapping[str, str | None] | None = None,
         cwd: StrPath | None = None,
@@ -447,6 +448,9 @@ class Sandbox:
         """All of ``_DEFAULTS``. What is a program's own matters only to those who join."""
         self._supervisor, self._limits, self._security = options["supervisor"], options["limits"], options["security"]
         self._user, self._cwd, self._env = options["user"], options["cwd"], dict(options["env"] or {})
+        self._command: tuple[Arg, ...] = ()
+        if is_image(options["rootfs"]):
+            self._take_defaults(options["rootfs"].config)
         self._joined: list[Process] = []
         launch = _launch((), **{**options, "env": None, "cwd": None, "supervisor": None}, hold=True)
         self._root = launch.root
@@ -459,6 +463,13 @@ class Sandbox:
         )
         self._mounts = launch.mounts
         return launch
+
+    def _take_defaults(self, config: ImageConfig) -> None:
+        """What the caller did not say the image does."""
+        self._user = self._user if self._user is not None else config.user or None
+        self._cwd = self._cwd if self._cwd is not None else config.cwd or None
+        self._env = {**config.environment(), **self._env}
+        self._command = config.argv()
 
     @overload
     def run(
@@ -487,7 +498,11 @@ class Sandbox:
         check: bool = False,
         start_timeout: float = 30.0,
     ) -> Completed[Any]:
-        """Run a program to its end in this sandbox; arguments and result as of :func:`run`."""
+        """Run a program to its end in this sandbox; arguments and result as of :func:`run`.
+
+        In an image's sandbox its Entrypoint is not put before ``args``, as ``docker exec`` does not; without ``args``
+        it is the image's own command that runs.
+        """
         limits = self._limits if limits is None else limits
         launch = self._join(args, env=env, cwd=cwd, user=user, limits=limits)
         return _run(launch, limits, timeout, grace, input, stdin, text, capture_output, check, start_timeout)
@@ -537,7 +552,7 @@ class Sandbox:
         if self._root is HOST:
             merged.setdefault("HOME", home(self._user))  # there is one, writable for all
         return Launch(
-            args,
+            args or self._command,
             join=self._join_fds(),
             over=self._mounts,
             over_root=self._root,
