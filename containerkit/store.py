@@ -6,6 +6,7 @@ import os
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
+from ._image_errors import StoreError
 from .storage.blobs import Blobs
 from .storage.database import Database
 from .storage.home import Home, default_path
@@ -39,14 +40,20 @@ class Store:
     def __init__(self, path: StrPath | None = None) -> None:
         self.home = Home(default_path() if path is None else path)
         try:
-            self.home.spend_reserve()
-            self.database = Database(self.home)
+            self.database = self._open()
         except BaseException:
             self.home.close()
             raise
         self.trash = Trash(self.home)
         self.blobs = Blobs(self.home, self.database)
         self.layers = Layers(self.home, self.database, self.trash)
+
+    def _open(self) -> Database:
+        try:
+            return Database(self.home)
+        except StoreError:
+            self.home.spend_reserve()  # on a full disk even reading needs some room
+            return Database(self.home)
 
     @property
     def path(self) -> str:

@@ -26,6 +26,7 @@ _NAMES = ("blobs", "empty", "images", "ingest", "layers", "leases", "staging", "
 _ALGORITHMS = ("sha256", "sha512")
 _RESERVE = "reserve"
 _RESERVED = 4 << 20
+_RESERVE_FLAGS = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def default_path() -> str:
@@ -94,17 +95,23 @@ class Home:
         if self._room() < 4 * _RESERVED:
             return
         with suppress(OSError):
-            fd = os.open(_RESERVE, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self.fd)
+            fd = os.open(_RESERVE, _RESERVE_FLAGS | os.O_CREAT, 0o600, dir_fd=self.fd)
             try:
-                os.posix_fallocate(fd, 0, _RESERVED)
+                if os.fstat(fd).st_size < _RESERVED:
+                    os.posix_fallocate(fd, 0, _RESERVED)
             finally:
                 os.close(fd)
 
     def spend_reserve(self) -> None:
-        """Give the reserved room up when there is no other."""
-        if self._room() < _RESERVED:
-            with suppress(FileNotFoundError):
-                os.unlink(_RESERVE, dir_fd=self.fd)
+        """When there is no other room, give up half of what is kept: something else may use it up before we do."""
+        if self._room() >= _RESERVED:
+            return
+        with suppress(FileNotFoundError):
+            fd = os.open(_RESERVE, _RESERVE_FLAGS, dir_fd=self.fd)
+            try:
+                os.ftruncate(fd, os.fstat(fd).st_size // 2)
+            finally:
+                os.close(fd)
 
     def _room(self) -> int:
         found = os.fstatvfs(self.fd)

@@ -45,7 +45,7 @@ def test_bytes_can_be_put_at_once_and_twice(store: Store) -> None:
         assert (read(store), read(store, Digest.of(b""))) == (DATA, b"")
 
 
-@pytest.mark.attack("E07")
+@pytest.mark.attack("E07", control="test_content_comes_in_by_pieces_and_can_be_read_meanwhile")
 class TestWhatIsNotWhatItShouldBe:
     def test_another_digest_is_refused_and_nothing_is_kept(self, store: Store) -> None:
         with store.lease() as lease, store.blobs.ingest(DIGEST, len(DATA), lease) as ingest:
@@ -85,6 +85,7 @@ class TestWhatIsNotWhatItShouldBe:
             with store.blobs.ingest(DIGEST, len(DATA), lease) as ingest:
                 assert ingest.offset == 0
 
+    @pytest.mark.attack("E06", "E07", control="test_content_comes_in_by_pieces_and_can_be_read_meanwhile")
     @pytest.mark.parametrize("text", ["sha256:../../../etc/passwd", "../x", "sha256:", "md5:aa", "sha256:a/b", ""])
     def test_what_is_no_digest_names_no_file(self, store: Store, text: str) -> None:
         with store.lease() as lease, pytest.raises((ck.InvalidValue, ValueError)):

@@ -33,7 +33,7 @@ def test_its_uuid_stays_the_same(path: Path) -> None:
         assert first.home.uuid == second.home.uuid == json.loads((path / MARKER).read_text())["uuid"]
 
 
-@pytest.mark.attack("J02")
+@pytest.mark.attack("J02", control="test_a_new_directory_an_empty_one_and_a_store_can_be_opened")
 class TestWhatIsNotOurs:
     def test_a_directory_with_anything_in_it_is_refused_and_left_as_it_is(self, path: Path) -> None:
         path.mkdir(0o700)

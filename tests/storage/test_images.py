@@ -149,7 +149,6 @@ class TestHolding:
         with pytest.raises(ck.ImageNotFound, match="removed"):
             image.hold()  # another one, of the same bytes
 
-    @pytest.mark.root
     def test_a_program_runs_in_it(self, store: Store, busybox_root: os.PathLike[str]) -> None:
         import subprocess
 
