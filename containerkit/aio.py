@@ -32,10 +32,20 @@ from .process import DEVNULL, PIPE, STDOUT, Stream
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from .images.aio import Images
     from .options import JoinOptions, JoinRunOptions, LaunchOptions, RunOptions, SandboxOptions
     from .timeline import Timeline
 
-__all__ = ["DEVNULL", "PIPE", "STDOUT", "Process", "Sandbox", "run"]
+__all__ = ["DEVNULL", "PIPE", "STDOUT", "Images", "Process", "Sandbox", "run"]
+
+
+def __getattr__(name: str) -> object:
+    # What images need is imported by those who use them.
+    if name == "Images":
+        from .images.aio import Images
+
+        return Images
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @overload
