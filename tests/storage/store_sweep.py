@@ -1,8 +1,9 @@
 """What must hold of a store whatever goes wrong at whatever moment, tried at every system call of what changes it.
 
 Run as a program of its own, as tests/faults/sweep.py is. Arguments: a scenario; "kill", or names of errnos separated by
-commas; a seed; how many points to try (0: all). Prints a line of JSON for each point after which something was wrong,
-and at the end how many were tried.
+commas, or "cut" for the power, which needs root: the store is then on a file system of its own, that is shut down
+without its journal (FS_IOC_SHUTDOWN); a seed; how many points to try (0: all). Prints a line of JSON for each point
+after which something was wrong, and at the end how many were tried.
 
 Wrong is: a store that cannot be opened, or in which fsck finds damage; an image that is not whole; a name that was
 there before and after, and is not; an error of another type than the library's; a second run that does not come to
@@ -11,11 +12,14 @@ where one without a fault does; files that nothing needs after it.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
 import shutil
 import signal
+import struct
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -23,10 +27,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from faults import tracer
 from faults.tracer import Fault, Point, become_subreaper, mark, trace
 from stored import made, put
 
 import containerkit as ck
+from containerkit.storage.home import Home
 from containerkit.store import Store
 
 State = dict[str, Any]
@@ -103,6 +109,7 @@ SCENARIOS: dict[str, tuple[Callable[[Path], None], Callable[[Store], None]]] = {
     "prune": (template, prune),
     "fsck": (damaged, fsck),
     "naive": (template, naive),
+    "hasty": (template, add),  # without the sync
 }
 LASTING = {"add": "x", "change": "x", "prune": "x", "fsck": "x"}
 
@@ -142,13 +149,11 @@ def state(path: Path) -> State:
         return found
 
 
-def attempt(name: str, point: Point | None, fault: Fault, good: State | None) -> tuple[Any, list[str]]:
+def attempt(name: str, disk: Disk, point: Point | None, fault: Fault, good: State | None) -> tuple[Any, list[str]]:
     _, act = SCENARIOS[name]
-    work = Path(tempfile.gettempdir(), "work")
-    shutil.rmtree(work, ignore_errors=True)
-    shutil.copytree(Path(tempfile.gettempdir(), "template"), work)
-    work.chmod(0o700)
+    work = disk.fresh()
     done = trace(acting(act, work), lambda: None, point, fault)
+    disk.again()
     wrong = [text for text in done.wrong if "hung" in text]
     if done.said and done.said["error"]:
         wrong.append(done.said["error"])
@@ -166,13 +171,84 @@ def attempt(name: str, point: Point | None, fault: Fault, good: State | None) ->
     return done, wrong
 
 
+class Disk:
+    """Where the store is: a directory that is made anew for each attempt."""
+
+    def __init__(self, prepare: Callable[[Path], None]) -> None:
+        self.base = Path(tempfile.gettempdir())
+        self.path = self.base / "work"
+        prepare(self.base / "template")
+
+    def fresh(self) -> Path:
+        shutil.rmtree(self.path, ignore_errors=True)
+        shutil.copytree(self.base / "template", self.path)
+        self.path.chmod(0o700)
+        return self.path
+
+    def again(self) -> None:
+        """After the fault."""
+
+
+class Cut(Disk):
+    """A file system of its own, whose power can be cut."""
+
+    def __init__(self, prepare: Callable[[Path], None]) -> None:
+        self.base = Path(tempfile.gettempdir())
+        self.mount_point = self.base / "mount"
+        self.mount_point.mkdir()
+        self.path = self.mount_point / "store"
+        with (self.base / "template").open("wb") as file:
+            file.truncate(40 << 20)
+        subprocess.run(["mkfs.ext4", "-q", "-F", self.base / "template"], check=True)
+        self.mount("template")
+        prepare(self.path)
+        subprocess.run(["umount", self.mount_point], check=True)
+        tracer._Tracer.strike = lambda traced, pid, call: self.strike(traced, pid)  # type: ignore[method-assign]
+
+    def mount(self, name: str) -> None:
+        subprocess.run(["mount", "-o", "loop", self.base / name, self.mount_point], check=True)
+
+    def fresh(self) -> Path:
+        subprocess.run(["umount", self.mount_point], check=False, stderr=subprocess.DEVNULL)
+        subprocess.run(["cp", "--sparse=always", self.base / "template", self.base / "disk"], check=True)
+        self.mount("disk")
+        return self.path
+
+    def strike(self, traced: Any, pid: int) -> None:
+        traced.run.struck = True
+        fd = os.open(self.mount_point, os.O_RDONLY)
+        fcntl.ioctl(fd, _IOC_SHUTDOWN, struct.pack("I", _NO_LOG_FLUSH))
+        os.close(fd)
+        os.kill(pid, signal.SIGKILL)
+
+    def again(self) -> None:
+        subprocess.run(["umount", self.mount_point], check=True)
+        self.mount("disk")
+
+
+_IOC_SHUTDOWN, _NO_LOG_FLUSH = 0x8004587D, 2  # include/uapi/linux/fs.h
+
+
 def main(name: str, kind: str, seed: int, count: int) -> None:
     become_subreaper()
-    SCENARIOS[name][0](Path(tempfile.gettempdir(), "template"))
-    done, wrong = attempt(name, None, Fault(), None)
+    if name == "hasty":
+        Home.sync = lambda self: None  # type: ignore[method-assign]
+    disk = (Cut if kind == "cut" else Disk)(SCENARIOS[name][0])
+    try:
+        search(name, kind, seed, count, disk)
+    finally:
+        subprocess.run(["umount", disk.base / "mount"], check=False, stderr=subprocess.DEVNULL)
+
+
+def search(name: str, kind: str, seed: int, count: int, disk: Disk) -> None:
+    done, wrong = attempt(name, disk, None, Fault(), None)
     assert not wrong, wrong
-    good = state(Path(tempfile.gettempdir(), "work"))
-    wanted = [Fault(signal=signal.SIGKILL)] if kind == "kill" else [Fault(errno=number(one)) for one in kind.split(",")]
+    good = state(disk.path)
+    wanted = (
+        [Fault(signal=signal.SIGKILL)]
+        if kind in ("kill", "cut")
+        else [Fault(errno=number(one)) for one in kind.split(",")]
+    )
     todo = [
         (Point(place, index), fault)
         for place, calls in done.calls.items()
@@ -184,7 +260,7 @@ def main(name: str, kind: str, seed: int, count: int) -> None:
         todo = random.Random(seed).sample(todo, min(count, len(todo)))  # noqa: S311  to be repeated, not secret
     tried = broken = 0
     for point, fault in todo:
-        done, wrong = attempt(name, point, fault, good)
+        done, wrong = attempt(name, disk, point, fault, good)
         tried += done.struck
         if wrong:
             broken += 1

@@ -46,52 +46,57 @@ def test_bytes_can_be_put_at_once_and_twice(store: Store) -> None:
 
 
 @pytest.mark.attack("E07", control="test_content_comes_in_by_pieces_and_can_be_read_meanwhile")
-class TestWhatIsNotWhatItShouldBe:
-    def test_another_digest_is_refused_and_nothing_is_kept(self, store: Store) -> None:
-        with store.lease() as lease, store.blobs.ingest(DIGEST, len(DATA), lease) as ingest:
-            ingest.write(bytes(len(DATA)))
-            with pytest.raises(ck.ContentMismatch, match="digest"):
+def test_another_digest_is_refused_and_nothing_is_kept(store: Store) -> None:
+    with store.lease() as lease, store.blobs.ingest(DIGEST, len(DATA), lease) as ingest:
+        ingest.write(bytes(len(DATA)))
+        with pytest.raises(ck.ContentMismatch, match="digest"):
+            ingest.commit()
+    assert not store.blobs.has(DIGEST)
+    assert os.listdir(f"{store.path}/ingest") == os.listdir(f"{store.path}/blobs/sha256") == []
+
+
+@pytest.mark.attack("E07", control="test_content_comes_in_by_pieces_and_can_be_read_meanwhile")
+def test_more_than_it_should_be_is_refused_before_it_is_written(store: Store) -> None:
+    with store.lease() as lease, store.blobs.ingest(DIGEST, len(DATA), lease) as ingest:
+        ingest.write(DATA)
+        with pytest.raises(ck.ContentMismatch, match="goes on"):
+            ingest.write(b"x")
+    assert os.listdir(f"{store.path}/ingest") == []
+
+
+@pytest.mark.attack("E07", control="test_content_comes_in_by_pieces_and_can_be_read_meanwhile")
+def test_less_is_refused_and_kept_to_go_on_from(store: Store) -> None:
+    with store.lease() as lease:
+        with store.blobs.ingest(DIGEST, len(DATA), lease) as ingest:
+            ingest.write(DATA[:-1])
+            with pytest.raises(ck.ContentMismatch, match="ends after"):
                 ingest.commit()
-        assert not store.blobs.has(DIGEST)
-        assert os.listdir(f"{store.path}/ingest") == os.listdir(f"{store.path}/blobs/sha256") == []
+        with store.blobs.ingest(DIGEST, len(DATA), lease) as ingest:
+            assert ingest.offset == len(DATA) - 1
+            ingest.write(DATA[-1:])
+            ingest.commit()
+        assert read(store) == DATA
 
-    def test_more_than_it_should_be_is_refused_before_it_is_written(self, store: Store) -> None:
-        with store.lease() as lease, store.blobs.ingest(DIGEST, len(DATA), lease) as ingest:
-            ingest.write(DATA)
-            with pytest.raises(ck.ContentMismatch, match="goes on"):
-                ingest.write(b"x")
-        assert os.listdir(f"{store.path}/ingest") == []
 
-    def test_less_is_refused_and_kept_to_go_on_from(self, store: Store) -> None:
-        with store.lease() as lease:
-            with store.blobs.ingest(DIGEST, len(DATA), lease) as ingest:
-                ingest.write(DATA[:-1])
-                with pytest.raises(ck.ContentMismatch, match="ends after"):
-                    ingest.commit()
-            with store.blobs.ingest(DIGEST, len(DATA), lease) as ingest:
-                assert ingest.offset == len(DATA) - 1
-                ingest.write(DATA[-1:])
+def test_a_kept_beginning_that_is_wrong_is_found_out_at_the_end(store: Store) -> None:
+    with store.lease() as lease:
+        with store.blobs.ingest(DIGEST, len(DATA), lease) as ingest:
+            ingest.write(b"wrong")
+        with store.blobs.ingest(DIGEST, len(DATA), lease) as ingest:
+            ingest.write(DATA[ingest.offset :])
+            with pytest.raises(ck.ContentMismatch):
                 ingest.commit()
-            assert read(store) == DATA
+        with store.blobs.ingest(DIGEST, len(DATA), lease) as ingest:
+            assert ingest.offset == 0
 
-    def test_a_kept_beginning_that_is_wrong_is_found_out_at_the_end(self, store: Store) -> None:
-        with store.lease() as lease:
-            with store.blobs.ingest(DIGEST, len(DATA), lease) as ingest:
-                ingest.write(b"wrong")
-            with store.blobs.ingest(DIGEST, len(DATA), lease) as ingest:
-                ingest.write(DATA[ingest.offset :])
-                with pytest.raises(ck.ContentMismatch):
-                    ingest.commit()
-            with store.blobs.ingest(DIGEST, len(DATA), lease) as ingest:
-                assert ingest.offset == 0
 
-    @pytest.mark.attack("E06", "E07", control="test_content_comes_in_by_pieces_and_can_be_read_meanwhile")
-    @pytest.mark.parametrize("text", ["sha256:../../../etc/passwd", "../x", "sha256:", "md5:aa", "sha256:a/b", ""])
-    def test_what_is_no_digest_names_no_file(self, store: Store, text: str) -> None:
-        with store.lease() as lease, pytest.raises((ck.InvalidValue, ValueError)):
-            store.blobs.ingest(text, 1, lease)
-        with pytest.raises(ck.StoreError):
-            store.blobs.open(text)
+@pytest.mark.attack("E06", "E07", control="test_content_comes_in_by_pieces_and_can_be_read_meanwhile")
+@pytest.mark.parametrize("text", ["sha256:../../../etc/passwd", "../x", "sha256:", "md5:aa", "sha256:a/b", ""])
+def test_what_is_no_digest_names_no_file(store: Store, text: str) -> None:
+    with store.lease() as lease, pytest.raises((ck.InvalidValue, ValueError)):
+        store.blobs.ingest(text, 1, lease)
+    with pytest.raises(ck.StoreError):
+        store.blobs.open(text)
 
 
 KILLED = """

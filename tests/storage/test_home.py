@@ -34,65 +34,72 @@ def test_its_uuid_stays_the_same(path: Path) -> None:
 
 
 @pytest.mark.attack("J02", control="test_a_new_directory_an_empty_one_and_a_store_can_be_opened")
-class TestWhatIsNotOurs:
-    def test_a_directory_with_anything_in_it_is_refused_and_left_as_it_is(self, path: Path) -> None:
-        path.mkdir(0o700)
-        (path / "photos").mkdir()
-        (path / "photos/wedding").write_text("precious")
-        before = contents(path)
-        with pytest.raises(ck.StoreError, match="photos"):
-            Store(path)
-        assert contents(path) == before
+def test_a_directory_with_anything_in_it_is_refused_and_left_as_it_is(path: Path) -> None:
+    path.mkdir(0o700)
+    (path / "photos").mkdir()
+    (path / "photos/wedding").write_text("precious")
+    before = contents(path)
+    with pytest.raises(ck.StoreError, match="photos"):
+        Store(path)
+    assert contents(path) == before
 
-    def test_root_home_and_current_directory_are_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name in ("home", "here"):
-            (tmp_path / name).mkdir()
-        (tmp_path / "link").symlink_to("home")
-        monkeypatch.setenv("HOME", str(tmp_path / "home"))
-        monkeypatch.chdir(tmp_path / "here")
-        inside = [str(tmp_path / name) for name in ("home", "here/.", "link")]
-        for text in ("/", "//", "/..", *inside, "", ".", "here", "~", "a\0b"):
-            with pytest.raises(ck.StoreError):
-                Store(text)
-        assert contents(tmp_path) == {"home", "here", "link"}
 
-    def test_a_link_is_not_followed(self, tmp_path: Path) -> None:
-        (tmp_path / "target").mkdir()
-        (tmp_path / "link").symlink_to("target")
-        with pytest.raises(ck.StoreError, match="symbolic link"):
-            Store(tmp_path / "link")
-        assert contents(tmp_path / "target") == set()
+@pytest.mark.attack("J02", control="test_a_new_directory_an_empty_one_and_a_store_can_be_opened")
+def test_root_home_and_current_directory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("home", "here"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to("home")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "here")
+    inside = [str(tmp_path / name) for name in ("home", "here/.", "link")]
+    for text in ("/", "//", "/..", *inside, "", ".", "here", "~", "a\0b"):
+        with pytest.raises(ck.StoreError):
+            Store(text)
+    assert contents(tmp_path) == {"home", "here", "link"}
 
-    @pytest.mark.parametrize("name", ["layers", "trash", "staging", "blobs", "images"])
-    def test_a_link_in_place_of_one_of_its_directories_is_not_followed(self, path: Path, name: str) -> None:
-        Store(path).close()
-        (path / "elsewhere").mkdir()
-        (path / "elsewhere/precious").touch()
-        (path / name).rename(path / "old")
-        (path / name).symlink_to("elsewhere")
-        with pytest.raises(ck.StoreError, match=name):
-            Store(path)
-        assert (path / "elsewhere/precious").exists()
 
-    @pytest.mark.parametrize("marker", ["", "{}", "[]", '{"magic": "other", "version": 1, "uuid": "x"}', "\0" * 5000])
-    def test_a_marker_that_is_none_makes_no_store(self, path: Path, marker: str) -> None:
-        path.mkdir(0o700)
-        (path / MARKER).write_text(marker)
-        with pytest.raises(ck.StoreError, match="not ours"):
-            Store(path)
-        assert contents(path) == {MARKER}
+@pytest.mark.attack("J02", control="test_a_new_directory_an_empty_one_and_a_store_can_be_opened")
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "link").symlink_to("target")
+    with pytest.raises(ck.StoreError, match="symbolic link"):
+        Store(tmp_path / "link")
+    assert contents(tmp_path / "target") == set()
 
-    def test_a_directory_that_others_may_enter_is_refused(self, path: Path) -> None:
-        Store(path).close()
-        path.chmod(0o770)
-        with pytest.raises(ck.StoreError, match="chmod 700"):
-            Store(path)
 
-    def test_a_directory_of_somebody_else_is_refused(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        path.mkdir(0o700)
-        monkeypatch.setattr(os, "geteuid", lambda: 12345)
-        with pytest.raises(ck.StoreError, match="belongs to uid"):
-            Store(path)
+@pytest.mark.parametrize("name", ["layers", "trash", "staging", "blobs", "images"])
+def test_a_link_in_place_of_one_of_its_directories_is_not_followed(path: Path, name: str) -> None:
+    Store(path).close()
+    (path / "elsewhere").mkdir()
+    (path / "elsewhere/precious").touch()
+    (path / name).rename(path / "old")
+    (path / name).symlink_to("elsewhere")
+    with pytest.raises(ck.StoreError, match=name):
+        Store(path)
+    assert (path / "elsewhere/precious").exists()
+
+
+@pytest.mark.parametrize("marker", ["", "{}", "[]", '{"magic": "other", "version": 1, "uuid": "x"}', "\0" * 5000])
+def test_a_marker_that_is_none_makes_no_store(path: Path, marker: str) -> None:
+    path.mkdir(0o700)
+    (path / MARKER).write_text(marker)
+    with pytest.raises(ck.StoreError, match="not ours"):
+        Store(path)
+    assert contents(path) == {MARKER}
+
+
+def test_a_directory_that_others_may_enter_is_refused(path: Path) -> None:
+    Store(path).close()
+    path.chmod(0o770)
+    with pytest.raises(ck.StoreError, match="chmod 700"):
+        Store(path)
+
+
+def test_a_directory_of_somebody_else_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.mkdir(0o700)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with pytest.raises(ck.StoreError, match="belongs to uid"):
+        Store(path)
 
 
 def test_a_newer_layout_and_a_newer_database_are_refused(path: Path) -> None:

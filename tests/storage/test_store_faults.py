@@ -24,7 +24,7 @@ from stored import made, put, tree
 import containerkit as ck
 from containerkit.store import Store
 
-SCENARIOS = sorted(store_sweep.SCENARIOS.keys() - {"naive"})
+SCENARIOS = sorted(store_sweep.SCENARIOS.keys() - {"naive", "hasty"})
 ERRNOS = "ENOSPC,EIO"
 
 injects = pytest.mark.skipif(not CAN_INJECT, reason="errors are injected through the registers of x86-64")
@@ -56,6 +56,30 @@ def test_a_kill_at_some_system_call_tears_nothing(scenario: str) -> None:
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_an_error_of_some_system_call_tears_nothing(scenario: str) -> None:
     swept(scenario, ERRNOS, 6)
+
+
+@pytest.mark.root
+@pytest.mark.attack("J05", control="test_the_search_finds_what_is_not_synced")
+@pytest.mark.parametrize("scenario", ["add", "change"])
+def test_a_power_cut_at_some_system_call_tears_nothing(scenario: str) -> None:
+    swept(scenario, "cut", 5)
+
+
+@pytest.mark.root
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_nothing_is_torn_by_a_power_cut_at_any_system_call(scenario: str, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = swept(scenario, "cut", 0)
+    with capsys.disabled():
+        print(f"\n{json.dumps(summary)}")
+
+
+@pytest.mark.root
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_search_finds_what_is_not_synced() -> None:
+    assert swept("hasty", "cut", 60, check=False)["broken"]
 
 
 @pytest.mark.slow
