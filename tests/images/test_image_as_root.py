@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -148,3 +149,22 @@ def test_explain_shows_the_layers(store: Store) -> None:
     text = ck.explain(["true"], rootfs=image(store, cwd="/srv"))
     assert store.path in text
     assert "the image's working directory /srv" in text
+
+
+def test_its_path_finds_nothing_on_the_host(store: Store, tmp_path: Path) -> None:
+    trap, sprung = tmp_path / "trap", tmp_path / "sprung"
+    trap.write_text(f"#!/bin/sh\n: > {sprung}\n")
+    trap.chmod(0o755)
+    one = image(store, env={"PATH": str(tmp_path), "LD_PRELOAD": str(trap)}, cmd=["trap"])
+    with pytest.raises(ck.ProgramNotFound):
+        ck.run(rootfs=one)
+    assert not sprung.exists()
+    # The control: whoever looks it up with the image's environment before the root is changed runs it.
+    subprocess.run(["trap"], env={"PATH": one.config.environment()["PATH"]}, check=True)
+    assert sprung.exists()
+
+
+@pytest.mark.parametrize("changes", [{"env": {"A": "b\0c"}}, {"cwd": "/a\0b"}, {"user": "a\0b"}, {"cmd": ["a\0b"]}])
+def test_no_image_says_anything_with_a_nul_in_it(changes: dict[str, Any], store: Store) -> None:
+    with pytest.raises(ck.InvalidValue, match="NUL"):
+        image(store, **changes)
