@@ -57,8 +57,9 @@ class Home:
                 self.uuid = self._read_marker() or self._write_marker()
                 for name in (*_NAMES, *(f"blobs/{algorithm}" for algorithm in _ALGORITHMS)):
                     with suppress(FileExistsError):
-                        os.mkdir(name, 0o755 if name == "empty" else 0o700, dir_fd=self.fd)
+                        os.mkdir(name, 0o700, dir_fd=self.fd)
             self._directories = {name: put(self._fds, self._open, name) for name in _NAMES}
+            os.fchmod(self._directories["empty"], 0o755)  # the root of an image without layers, whatever the umask is
             self.reserve()
         except BaseException:
             self.close()
@@ -144,6 +145,9 @@ class Home:
 
     def _write_marker(self) -> str:
         """Only in an empty directory. Drafts of a marker are what a killed attempt has left."""
+        with suppress(OSError):  # a current directory that is gone is not this one
+            if os.path.samestat(os.stat("."), os.fstat(self.fd)):
+                raise StoreError(f"{self.path} cannot become a store: it is the current directory; use one below it")
         entries = os.listdir(self.fd)
         if strange := [name for name in entries if not name.startswith(_DRAFT)]:
             raise StoreError(
@@ -175,9 +179,9 @@ def _checked(path: StrPath) -> str:
     if not os.path.isabs(text) or "\0" in text:
         raise StoreError(f"the directory of a store must be an absolute path, not {text!r}")
     text = os.path.normpath(text)
-    precious = {"/", "//", os.path.realpath(os.path.expanduser("~")), os.path.expanduser("~"), os.getcwd()}
+    precious = {"/", "//", os.path.realpath(os.path.expanduser("~")), os.path.expanduser("~")}
     if text in precious or os.path.realpath(text) in precious:
-        raise StoreError(f"{text} cannot be a store: it is the root, a home or the current directory; use one below it")
+        raise StoreError(f"{text} cannot be a store: it is the root or your home; use a directory below it")
     return text
 
 

@@ -129,12 +129,14 @@ class Staged:
         staging = home.directory("staging")
         os.mkdir(self._name, 0o700, dir_fd=staging)
         try:
-            os.mkdir(f"{self._name}/{TREE}", 0o755, dir_fd=staging)
+            os.mkdir(f"{self._name}/{TREE}", dir_fd=staging)
+            self._fd = os.open(f"{self._name}/{TREE}", _DIRECTORY, dir_fd=staging)
+            os.fchmod(self._fd, 0o755)  # whatever the umask is: it is the image's root
             if below:
                 self._tree = self._merged(staging, below)
+                os.close(self._fd)
+                self._fd = -1
                 self._fd = self._tree.open("/", _DIRECTORY)
-            else:
-                self._fd = os.open(f"{self._name}/{TREE}", _DIRECTORY, dir_fd=staging)
         except BaseException:
             self.close()
             raise

@@ -157,3 +157,9 @@ def test_a_fork_of_the_program_has_connections_of_its_own(store: Store) -> None:
     assert os.waitpid(pid, 0)[1] == 0
     store.images.tag("x", "z")
     assert len(store.images.get("x").names) == 3
+
+
+def test_a_store_can_be_opened_from_within(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Store(path).close()
+    monkeypatch.chdir(path)
+    Store(path).close()

@@ -130,6 +130,15 @@ class TestHolding:
         with image.hold() as held:
             assert [os.listdir(one) for one in held.root.lower] == [[]]
 
+    @pytest.mark.parametrize("layers", [[], ["a"]])
+    def test_its_root_can_be_entered_whatever_the_umask_was(self, path: os.PathLike[str], layers: list[str]) -> None:
+        before = os.umask(0o077)
+        try:
+            with Store(path) as store, put(store, made(*layers), "x").hold() as held:
+                assert [os.stat(one).st_mode & 0o777 for one in held.root.lower] == [0o755]
+        finally:
+            os.umask(before)
+
     def test_nobody_removes_it_meanwhile(self, store: Store) -> None:
         image = put(store, made("a"), "x")
         with image.hold() as first, image.hold():
