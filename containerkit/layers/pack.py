@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
-from ..errors import InvalidValue
+from ..errors import InvalidValue, Unsupported
 from ..value import Value, frozen
 from .compression import Compression, compressor
 from .entry import Entry, Kind
@@ -115,6 +117,7 @@ def _pack(
 class _Packing:
     def __init__(self, tar: TarWriter, limit: int | None, layer: bool) -> None:
         self._tar, self._layer = tar, layer
+        self._uid, self._gid = _inside()
         self._limit = None if limit is None else limit * 1_000_000_000
         self._first: dict[tuple[int, int], bytes] = {}
         self.left_out = 0
@@ -131,8 +134,8 @@ class _Packing:
                     found.path,
                     Kind.HARDLINK,
                     mode=stat.S_IMODE(status.st_mode),
-                    uid=status.st_uid,
-                    gid=status.st_gid,
+                    uid=self._uid(status.st_uid),
+                    gid=self._gid(status.st_gid),
                     mtime_ns=self._time(status),
                     link=linked,
                 )
@@ -145,6 +148,7 @@ class _Packing:
                 return
             if status.st_nlink > 1:
                 self._first[status.st_dev, status.st_ino] = found.path
+            entry.uid, entry.gid = self._uid(entry.uid), self._gid(entry.gid)
             self._tar.add(entry, fd)
         finally:
             if fd >= 0:
@@ -171,6 +175,27 @@ class _Packing:
 
     def _time(self, status: os.stat_result) -> int:
         return status.st_mtime_ns if self._limit is None else min(status.st_mtime_ns, self._limit)
+
+
+def _inside() -> tuple[Callable[[int], int], Callable[[int], int]]:
+    """From owners on disk to those that programs saw. Root's are the same, because an idmapped mount lies between; an
+    ordinary user's own id is root inside, and the ids behind it are his ranges in /etc/subuid and /etc/subgid."""
+    if os.geteuid() == 0:
+        return (lambda uid: uid), (lambda gid: gid)
+    from ..idmap import IdMap
+
+    try:
+        ids = IdMap.subordinate()
+    except Unsupported:
+        ids = IdMap.single()
+    return partial(_mapped, ids.uid), partial(_mapped, ids.gid)
+
+
+def _mapped(extents: tuple[tuple[int, int, int], ...], number: int) -> int:
+    for inside, outside, count in extents:
+        if outside <= number < outside + count:
+            return inside + number - outside
+    raise InvalidValue(f"id {number} owns something in the tree, and is none of this user's (/etc/subuid, /etc/subgid)")
 
 
 def _beside(path: bytes, prefix: bytes) -> bytes:
