@@ -59,6 +59,9 @@ class OverlayFS(Value):
     makes the result read-only once the mount points in it are made. ``volatile`` never syncs: quick, and lost with the
     machine; it is always so for an ephemeral upper (Linux 5.10).
 
+    ``within`` says that all of ``lower`` are directories somewhere below this one, with nothing mounted in between:
+    they are then taken in one piece, and not looked at one by one before, which is quicker for many layers.
+
     Attributes of its own it keeps as ``user.overlay.*``, for root too (``userxattr``): one form on disk, that a user
     namespace may read, and with which no attribute of a layer can show what lies elsewhere (no redirects, no metacopy).
 
@@ -74,6 +77,7 @@ class OverlayFS(Value):
     inodes: int = field(default=65536, kw_only=True)
     read_only: bool = field(default=False, kw_only=True)
     volatile: bool = field(default=False, kw_only=True)
+    within: StrPath | None = field(default=None, kw_only=True)
 
     @work.validator
     def _check(self, attribute: object, value: object) -> None:
@@ -84,6 +88,16 @@ class OverlayFS(Value):
     def _check_ephemeral(self, attribute: object, value: object) -> None:
         if value not in ("tmpfs", "disk"):
             raise InvalidValue(f"ephemeral={value!r} must be 'tmpfs' or 'disk'")
+
+    @within.validator
+    def _check_within(self, attribute: object, value: StrPath | None) -> None:
+        if value is None:
+            return
+        prefix = calls.encode(value).rstrip(b"/") + b"/"
+        for layer in self.lower:
+            path = b"" if isinstance(layer, MountTree) else calls.encode(layer)
+            if not path.startswith(prefix) or b"/../" in path + b"/" or not path.startswith(b"/"):
+                raise InvalidValue(f"layer {layer!r} is not below within={value!r}, by absolute paths without '..'")
 
     disk_directories: ClassVar[tuple[str, str]] = ("upper", "work")
     """What is in the directory of an ephemeral layer on disk."""
@@ -387,7 +401,12 @@ def _lower_names(overlay: OverlayFS, build: Build) -> list[bytes]:
     images slow.
     """
     layers = overlay.lower
-    parent = _common_parent(layers) if len(layers) > 8 else None
+    parent: bytes | None
+    if overlay.within is not None and appends_layers():
+        parent = calls.encode(overlay.within).rstrip(b"/")
+        paths = [calls.encode(layer) for layer in layers]  # type: ignore[arg-type]
+    else:
+        parent, paths = _common_parent(layers) if len(layers) > 8 else (None, [])
     if parent is not None:
         slot = build.plan.slot()
         build.tree(
@@ -399,7 +418,7 @@ def _lower_names(overlay: OverlayFS, build: Build) -> list[bytes]:
         )
         build.plan.add(_place("l", slot))
         cut = len(parent.rstrip(b"/"))
-        return [b"l" + os.path.abspath(calls.encode(layer))[cut:] for layer in layers]  # type: ignore[arg-type]
+        return [b"l" + path[cut:] for path in paths]
     names = [b"l%d" % index for index in range(len(layers))]
     if not appends_layers():
         _joined(tuple(names))  # refused as what it is, before the plan runs out of places
@@ -411,20 +430,20 @@ def _lower_names(overlay: OverlayFS, build: Build) -> list[bytes]:
     return names
 
 
-def _common_parent(layers: tuple[StrPath | MountTree, ...]) -> bytes | None:
-    """A directory that holds all layers in one mount, with paths short enough for the kernel; else None."""
+def _common_parent(layers: tuple[StrPath | MountTree, ...]) -> tuple[bytes | None, list[bytes]]:
+    """A directory that holds all layers in one mount, with paths short enough for the kernel, or None; the paths."""
     if any(isinstance(layer, MountTree) for layer in layers):
-        return None
+        return None, []
     paths = [os.path.abspath(calls.encode(layer)) for layer in layers]  # type: ignore[arg-type]
     parent = os.path.commonpath(paths)
     if parent in paths or max(map(len, paths)) - len(parent) + 1 > _VALUE_MAX:
-        return None
+        return None, paths
     if not appends_layers() and (
         b"," in b"".join(paths) or sum(len(path) - len(parent) + 2 for path in paths) > _VALUE_MAX
     ):
-        return None  # see _joined; names of ours are short and have no comma
+        return None, paths  # see _joined; names of ours are short and have no comma
     mounts = {calls.mount_id(path) for path in (parent, *paths)}
-    return parent if len(mounts) == 1 else None
+    return (parent if len(mounts) == 1 else None), paths
 
 
 @cache

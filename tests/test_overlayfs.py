@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -525,3 +526,25 @@ def test_mounting_for_the_caller_needs_root_and_says_so(busybox_root: Path) -> N
     with pytest.raises(SyscallError) as caught:
         OverlayFS(busybox_root).mount()
     assert isinstance(caught.value, PermissionError)
+
+
+@pytest.mark.both
+def test_layers_within_a_directory_are_taken_in_one_piece(tmp_path: Path, busybox_root: Path) -> None:
+    layers = [tmp_path / "layers" / f"{number}" for number in range(3)]
+    for number, layer in enumerate(layers):
+        layer.mkdir(parents=True)
+        (layer / f"file{number}").write_text("x")
+    shutil.copytree(busybox_root, tmp_path / "layers/base", symlinks=True)
+    overlay = OverlayFS((*layers, tmp_path / "layers/base"), within=tmp_path / "layers")
+    assert run(["ls", "/file0", "/file1", "/file2"], rootfs=overlay, check=True).stdout.split() == [
+        "/file0",
+        "/file1",
+        "/file2",
+    ]
+    assert "for 4 lower layers" in explain(["ls"], rootfs=overlay)
+
+
+@pytest.mark.parametrize("layer", ["/a/b/../../etc", "/etc", "b", "/a", "/a-b/c"])
+def test_a_layer_that_is_not_within_is_refused(layer: str) -> None:
+    with pytest.raises(InvalidValue, match="within"):
+        OverlayFS(("/a/x", layer), within="/a")

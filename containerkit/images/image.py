@@ -135,13 +135,13 @@ class Image:
         """Keep it in the store while something runs from it. Raises ImageNotFound when it was removed meanwhile."""
         held = lock(self._store.home.directory("images"), lock_name(self.id), shared=True)
         try:
-            return Held(OverlayFS(self._paths()), held)
+            return Held(self._root(), held)
         except BaseException:
             held.close()
             raise
 
-    def _paths(self) -> tuple[str, ...]:
-        """The trees of its layers, the topmost first; read after the lock was taken."""
+    def _root(self) -> OverlayFS:
+        """The trees of its layers, the topmost first; asked for after the lock was taken."""
         with self._store.database.read() as rows:
             found = rows.execute(
                 "SELECT layers.name FROM images LEFT JOIN image_layers ON image = id "
@@ -151,8 +151,9 @@ class Image:
         if not found:
             raise self._gone()
         if found == [(None,)]:  # no layers at all: overlayfs needs one
-            return (f"{self._store.path}/empty",)
-        return unique(self._store.layers.place(name) for (name,) in found)
+            return OverlayFS(f"{self._store.path}/empty")
+        layers = self._store.layers
+        return OverlayFS(unique(layers.place(name) for (name,) in found), within=layers.directory)
 
     def _gone(self) -> ImageNotFound:
         return ImageNotFound(f"the image {self.id.short} was removed from the store {self._store.path}")

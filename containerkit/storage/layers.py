@@ -71,6 +71,11 @@ class Layers:
                 raise StoreError(f"the store has no layer {key}")
         return [self.place(row[0]) for row in found]
 
+    @property
+    def directory(self) -> str:
+        """What holds the directories of all layers."""
+        return f"{self._home.path}/layers"
+
     def place(self, name: str) -> str:
         """The directory of a tree, by the layer's short name."""
         return f"{self._home.path}/layers/{name}/{TREE}"
