@@ -190,6 +190,7 @@ def docker_archive(parts: list[object], **changes: object) -> bytes:
     return archive([*files, *parts, entry("manifest.json", json.dumps([listed]))])  # type: ignore[list-item]
 
 
+@pytest.mark.attack("E06", control="test_an_archive_of_older_dockers_is_read")
 @pytest.mark.parametrize("path", ["../../etc/passwd", "/etc/passwd", "c.json/../../x", "x\0y", "", "."])
 def test_a_path_in_an_archive_leads_nowhere_else(tmp_path: Path, path: str) -> None:
     (tmp_path / "x").write_bytes(docker_archive([], Config=path))
@@ -285,6 +286,7 @@ def test_a_platform_that_is_not_there_is_an_error_with_those_that_are(tmp_path: 
         pass
 
 
+@pytest.mark.attack("E05", control="test_of_an_index_the_image_for_the_platform_is_taken")
 def test_indexes_that_name_each_other_again_and_again_end(tmp_path: Path) -> None:
     made = two_layers()
     made.blobs.clear()

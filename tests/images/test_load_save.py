@@ -67,6 +67,7 @@ def test_what_was_loaded_runs(tmp_path: Path, store: Store, busybox_root: Path) 
     assert done.stdout == "from the layer above\n"
 
 
+@pytest.mark.attack("E12", control="the same archive with replace=True, in the same test")
 def test_an_archive_does_not_take_a_name_that_means_something_else(tmp_path: Path, store: Store) -> None:
     first, second = two_layers(), MadeImage([archive([entry("x", "x")])])
     [kept] = store.images.load(archive_of(tmp_path / "first", first))

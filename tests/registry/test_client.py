@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -258,6 +259,7 @@ def manifest_of(server: LyingRegistry, digest: Digest | None = None) -> Manifest
         return client.manifest(Reference(server.host, "x", None if digest else "1", digest))
 
 
+@pytest.mark.attack("E07", control="test_what_is_pushed_is_read_again")
 def test_another_manifest_than_the_digest_says_is_refused() -> None:
     asked, other = two_layers().manifest, MadeImage([]).manifest
     with lying_registry(manifest_answer(other.raw)) as server, pytest.raises(ContentMismatch):  # type: ignore[arg-type]
@@ -270,6 +272,7 @@ def test_a_manifest_of_docker_schema_1_is_refused() -> None:
         manifest_of(server)
 
 
+@pytest.mark.attack("E08", control="test_what_is_pushed_is_read_again")
 def test_a_manifest_that_is_an_index_too_is_refused() -> None:
     raw = json.dumps(json.loads(two_layers().manifest.raw) | {"manifests": []}).encode()
     with lying_registry(manifest_answer(raw)) as server, pytest.raises(InvalidValue, match="at once"):  # type: ignore[arg-type]
@@ -293,6 +296,7 @@ def secrets_seen(server: LyingRegistry) -> list[str]:
     return [headers["Authorization"] for _, _, headers in server.asked if "Authorization" in headers]
 
 
+@pytest.mark.attack("E11", control="test_urllib_takes_the_authorization_along")
 def test_a_redirect_to_another_host_takes_no_authorization_along() -> None:
     with lying_registry(lambda request: request.reply(200, DATA)) as elsewhere:
 
@@ -308,6 +312,16 @@ def test_a_redirect_to_another_host_takes_no_authorization_along() -> None:
             assert not secrets_seen(elsewhere)
 
 
+def test_urllib_takes_the_authorization_along() -> None:
+    """The control: the standard library's client tells the other host the password."""
+    with lying_registry(lambda request: request.reply(200, DATA)) as elsewhere:
+        to = f"http://{elsewhere.host}/there"
+        with lying_registry(lambda request: request.reply(302, Location=to)) as server:
+            request = urllib.request.Request(f"http://{server.host}/x", headers={"Authorization": SECRET.basic()})
+            urllib.request.urlopen(request).read()  # noqa: S310
+            assert secrets_seen(elsewhere)
+
+
 def test_redirects_in_a_circle_end() -> None:
     with (
         lying_registry(lambda request: request.reply(307, Location=request.path + "x")) as server,
@@ -316,6 +330,7 @@ def test_redirects_in_a_circle_end() -> None:
         read_from(server)
 
 
+@pytest.mark.attack("E11", control="test_a_token_is_fetched_once_and_used")
 @pytest.mark.parametrize("realm", ["http://elsewhere.example/token", "https://127.0.0.2/token", "file:///etc/passwd"])
 def test_a_password_goes_to_no_realm_of_a_weaker_kind(realm: str) -> None:
     with (
@@ -342,6 +357,7 @@ def test_a_token_is_fetched_once_and_used() -> None:
         assert [path.partition("?")[0] for _, path, _ in server.asked].count("/token") == 1
 
 
+@pytest.mark.attack("E11", control="test_what_is_pushed_is_read_again")
 def test_an_upload_goes_nowhere_else() -> None:
     def answer(request: Request) -> None:
         if request.command == "HEAD":
