@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import stat
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 from archives import archive, entry
+from images_on_disk import layout
 from made_images import MadeImage
 
 import containerkit as ck
@@ -117,20 +117,6 @@ def described(root: Path) -> dict[bytes, Any]:
 def store(tmp_path: Path) -> Iterator[Store]:
     with Store(tmp_path / "store") as store:
         yield store
-
-
-def layout(image: MadeImage, directory: Path) -> Path:
-    """An OCI layout, written without our help."""
-    blobs = directory / "blobs/sha256"
-    blobs.mkdir(parents=True)
-    for digest, data in image.blobs.items():
-        (blobs / digest.hex).write_bytes(data)
-    (blobs / image.config.id.hex).write_bytes(image.config.raw)
-    (blobs / image.manifest.digest.hex).write_bytes(image.manifest.raw)
-    (directory / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
-    top = image.manifest.descriptor.to_json() | {"annotations": {"org.opencontainers.image.ref.name": "x"}}
-    (directory / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [top]}))
-    return directory
 
 
 def umoci(directory: Path, target: Path) -> Path:
