@@ -15,10 +15,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from ..errors import ContainerkitError
+from .._image_errors import InvalidLayer, StoreError
 from ..storage.layers import TREE
 from ..storage.sweep import Swept
 from .config import ImageConfig
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Problem", "Report", "fsck"]
 
 _CHUNK = 1 << 20
+_LATER = "not repaired: the same error may be gone the next time"
 _TREE = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -75,35 +75,42 @@ def fsck(store: Store, *, repair: bool, deep: bool) -> Report:
 
 def _blobs(store: Store, repair: bool, deep: bool) -> Iterator[Problem]:
     with store.database.read() as rows:
-        digests = [digest for (digest,) in rows.execute("SELECT digest FROM blobs WHERE lease IS NULL")]
-    for digest in digests:
-        damage = _blob_damage(store, digest, deep)
-        if damage is None:
+        blobs = rows.execute("SELECT digest, size FROM blobs WHERE lease IS NULL").fetchall()
+    for digest, size in blobs:
+        try:
+            damage = _blob_damage(store, digest, size, deep)
+        except OSError as error:
+            yield Problem("blob", digest, f"cannot be read: {error}", _LATER if repair else None)
+            continue
+        if damage is None or not _is_there(store, "SELECT 1 FROM blobs WHERE digest = ?", digest):
             continue
         if repair:
             _forget_blob(store, digest)
         yield Problem("blob", digest, damage, "forgotten: pull its image again to have it back" if repair else None)
 
 
-def _blob_damage(store: Store, digest: str, deep: bool) -> str | None:
+def _blob_damage(store: Store, digest: str, size: int, deep: bool) -> str | None:
+    """What is certain to be wrong. Raises OSError where that cannot be said."""
     try:
-        fd = store.blobs.open(Digest(digest))
-    except ContainerkitError as error:
-        with store.database.read() as rows:  # removed meanwhile, by somebody who may
-            there = rows.execute("SELECT 1 FROM blobs WHERE digest = ?", (digest,)).fetchone()
-        return str(error) if there else None
+        fd = store.blobs.open_file(digest, size)
+    except StoreError as error:
+        return str(error)
     try:
         if not deep:
             return None
         hasher = hashlib.new(digest.partition(":")[0], usedforsecurity=False)
         while piece := os.read(fd, _CHUNK):
             hasher.update(piece)
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
     finally:
         os.close(fd)
     found = hasher.hexdigest()
     return None if found == digest.partition(":")[2] else f"its content has the digest {found}"
+
+
+def _is_there(store: Store, query: str, key: str) -> bool:
+    """Whether nobody has removed it meanwhile, who may."""
+    with store.database.read() as rows:
+        return rows.execute(query, (key,)).fetchone() is not None
 
 
 def _forget_blob(store: Store, digest: str) -> None:
@@ -122,40 +129,50 @@ def _layers(store: Store, repair: bool, deep: bool) -> Iterator[Problem]:
     with store.database.read() as rows:
         found = rows.execute("SELECT key, diff_id, name FROM layers WHERE lease IS NULL").fetchall()
     for key, diff_id, name in found:
-        if _has_tree(store, name):
+        try:
+            if _has_tree(store, name) or not _is_there(store, "SELECT 1 FROM layers WHERE name = ?", name):
+                continue
+        except OSError as error:
+            yield Problem("layer", key, f"its tree cannot be opened: {error}", _LATER if repair else None)
             continue
-        done = None
-        if repair:
-            done = "unpacked again from its blob" if _rebuild(store, key, diff_id) else _remove_users(store, key)
-        yield Problem("layer", key, "its tree is missing", done)
+        yield Problem("layer", key, "its tree is missing", _repair_layer(store, key, diff_id) if repair else None)
 
 
 def _has_tree(store: Store, name: str) -> bool:
     try:
         fd = os.open(f"{name}/{TREE}", _TREE, dir_fd=store.home.directory("layers"))
-    except OSError:
-        with store.database.read() as rows:
-            return not rows.execute("SELECT 1 FROM layers WHERE name = ?", (name,)).fetchone()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     os.close(fd)
     return True
 
 
-def _rebuild(store: Store, key: str, diff_id: str) -> bool:
-    """A layer by itself can be unpacked again. One that depends on others comes back with its image."""
-    blob = _blob_of(store, diff_id) if key == diff_id else None
-    if blob is None:
-        return False
-    with suppress(ContainerkitError, OSError), store.lease() as lease, store.layers.stage(lease) as staged:
-        fd = store.blobs.open(Digest(blob))
+def _repair_layer(store: Store, key: str, diff_id: str) -> str:
+    """An error that is not the layer's own, as of a full disk, is no reason to give an image up."""
+    try:
+        blob = _blob_of(store, diff_id) if key == diff_id else None  # one that depends on others comes with its image
+        if blob is not None and _rebuild(store, key, diff_id, blob):
+            return "unpacked again from its blob"
+        return _remove_users(store, key)
+    except (StoreError, OSError) as error:
+        return f"{_LATER} ({error})"
+
+
+def _rebuild(store: Store, key: str, diff_id: str, blob: str) -> bool:
+    """False when the blob does not have the layer."""
+    with store.lease() as lease, store.layers.stage(lease) as staged:
+        fd = store.blobs.open(blob)
         try:
             applied = store.apply(fd, staged.fd, False, None)
+        except InvalidLayer:
+            return False
         finally:
             os.close(fd)
-        if applied.diff_id == diff_id and applied.dependent is None:
-            store.home.sync()
-            staged.replace(key)
-            return True
-    return False
+        if applied.diff_id != diff_id or applied.dependent is not None:
+            return False
+        store.home.sync()
+        staged.replace(key)
+        return True
 
 
 def _blob_of(store: Store, diff_id: str) -> str | None:

@@ -50,11 +50,16 @@ class Blobs:
 
     def open(self, digest: str) -> int:
         """A descriptor to read from, which the caller closes. Raises StoreError when it is not there."""
-        size = self.size(digest)
+        return self.open_file(digest, self.size(digest))
+
+    def open_file(self, digest: str, size: int) -> int:
+        """The file of a blob of this size. Raises StoreError when that is lost, SyscallError when it may not be."""
         try:
             fd = os.open(_place(digest), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._directory)
+        except FileNotFoundError:
+            raise StoreError(f"the blob {digest} has lost its file; Store.fsck() repairs") from None
         except OSError as error:
-            raise StoreError(f"the blob {digest} cannot be opened: {error.strerror}; Store.fsck() repairs") from None
+            raise syscall_error(error.errno or 0, "open", digest, "a blob of the store") from None
         if os.fstat(fd).st_size != size:
             os.close(fd)
             raise StoreError(f"the blob {digest} has not its {size} bytes any more; Store.fsck() repairs")

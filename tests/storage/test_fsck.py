@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -123,3 +124,34 @@ def test_what_a_running_operation_makes_is_no_leftover(store: Store) -> None:
         assert os.listdir(staged.fd) == ["d"]
     assert os.listdir(f"{store.path}/staging") == []
     put(store, new, "x")
+
+
+def test_a_lost_tree_whose_blob_is_wrong_takes_its_images_with_it(store: Store) -> None:
+    new = made("a")
+    put(store, new, "x")
+    lose_tree(store, new.config.diff_ids[0])
+    part = new.manifest.layers[0]
+    blob(store, part.digest).write_bytes(bytes(part.size))
+    (problem,) = store.fsck().problems
+    assert problem.repair == "removed, with 1 images that need it"
+    assert store.images.list() == []
+
+
+def test_an_error_that_may_pass_is_no_reason_to_give_an_image_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    new = made("a")
+    image = put(store, new, "x")
+    lose_tree(store, new.config.diff_ids[0])
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "apply", full)
+        (problem,) = store.fsck().problems
+        assert problem.repair is not None
+        assert "No space" in problem.repair
+        assert store.images.list() == [image]
+    assert [problem.kind for problem in store.fsck().problems] == ["layer"]
+    assert store.fsck(deep=True).clean
+    with image.hold() as held:
+        assert tree(held.root) == ["a"]
