@@ -121,6 +121,7 @@ class _Layer:
         self._open: dict[bytes, int] = {}
         self._made: dict[bytes, Kind] = {}
         self._times: dict[bytes, tuple[int, int]] = {}
+        self._closed: dict[bytes, int] = {}  # directories that their owner may not write to, and will not be root
         self._opaque: dict[bytes, None] = {}
         self.hidden: dict[bytes, None] = {}
         self.dependent: str | None = None
@@ -205,11 +206,12 @@ class _Layer:
             if left:
                 raise InvalidLayer(f"{name!r} cannot be replaced: {left[0]!r} in it is a mount point", name) from None
             self.close()  # descriptors of what is gone
-            for known in (self._made, self._times):
+            for known in (self._made, self._times, self._closed):
                 gone = [path for path in known if path.startswith(name + b"/")]
                 for path in gone:
                     del known[path]
         self._times.pop(name, None)
+        self._closed.pop(name, None)
 
     def _file(self, entry: Entry, directory: int, last: bytes, archive: Archive) -> None:
         try:
@@ -313,7 +315,13 @@ class _Layer:
         """Owner, then mode, then attributes: a change of owner clears set-id bits and capabilities (chown(2))."""
         if self._owners and (entry.kind is Kind.DIRECTORY or (entry.uid, entry.gid) != self._me):
             os.fchown(fd, entry.uid, entry.gid)
-        os.fchmod(fd, entry.mode)
+        mode = entry.mode
+        self._closed.pop(entry.name, None)
+        if entry.kind is Kind.DIRECTORY and mode & 0o700 != 0o700 and self._me[0] != 0:
+            if entry.name:  # the root of a layer is its owner's, who moves it to its place
+                self._closed[entry.name] = mode
+            mode |= 0o700
+        os.fchmod(fd, mode)
         for key, value in entry.xattrs.items():
             _set_attribute(fd, key, value)
 
@@ -383,13 +391,15 @@ class _Layer:
         else:
             self._hide()
         self.close()
-        for path, times in self._times.items():
+        for path in sorted(self._times, reverse=True):  # what is in a directory before it is closed
             try:
                 fd = self._resolve(path)
             except (OSError, InvalidLayer):
                 continue  # replaced since
             try:
-                os.utime(f"/proc/self/fd/{fd}", ns=times)
+                if path in self._closed:
+                    os.chmod(f"/proc/self/fd/{fd}", self._closed[path])
+                os.utime(f"/proc/self/fd/{fd}", ns=self._times[path])
             finally:
                 os.close(fd)
 
