@@ -93,11 +93,13 @@ class OverlayFS(Value):
     def _check_within(self, attribute: object, value: StrPath | None) -> None:
         if value is None:
             return
-        prefix = calls.encode(value).rstrip(b"/") + b"/"
+        prefix = os.path.join(os.fsdecode(value), "")
         for layer in self.lower:
-            path = b"" if isinstance(layer, MountTree) else calls.encode(layer)
-            if not path.startswith(prefix) or b"/../" in path + b"/" or not path.startswith(b"/"):
-                raise InvalidValue(f"layer {layer!r} is not below within={value!r}, by absolute paths without '..'")
+            path = layer if type(layer) is str else "" if isinstance(layer, MountTree) else os.fsdecode(layer)
+            if not path.startswith(prefix) or "/." in path[len(prefix) - 1 :] or prefix[0] != "/":
+                raise InvalidValue(
+                    f"layer {layer!r} is not below within={value!r}, by absolute paths without '.' names"
+                )
 
     disk_directories: ClassVar[tuple[str, str]] = ("upper", "work")
     """What is in the directory of an ephemeral layer on disk."""

@@ -10,7 +10,7 @@ import pytest
 
 from containerkit.store import Store
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parent))  # after tests/, whose conftest others import
 
 
 @pytest.fixture
