@@ -6,8 +6,8 @@ import base64
 import os
 import stat
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from .._image_errors import StoreError
@@ -18,7 +18,7 @@ from ..overlayfs import OverlayFS
 from .database import Connection, Database
 from .home import Home
 from .leases import Lease, is_alive
-from .locks import Lock, lock
+from .locks import lock
 from .trash import Trash
 
 __all__ = ["Applied", "Layers", "Staged", "unique"]
@@ -85,10 +85,14 @@ class Layers:
         place = os.path.relpath(self.path(key), f"{self._home.path}/layers")
         return os.open(place, _DIRECTORY, dir_fd=self._home.directory("layers"))
 
-    def unpacking(self, diff_id: str) -> Lock:
-        """Wait until nobody else unpacks the same layer; close it when the layer is kept. For those who do not want to
-        do the work twice: without it nothing goes wrong."""
-        return lock(self._home.directory("staging"), f"lock-{diff_id.replace(':', '-')}")
+    @contextmanager
+    def unpacking(self, diff_id: str) -> Iterator[None]:
+        """While nobody else unpacks the same layer: so that the work is not done twice."""
+        held = lock(self._home.directory("staging"), f"lock-{diff_id.replace(':', '-')}")
+        try:
+            yield
+        finally:
+            held.close(unlink=True)
 
     stacks = False
     """Whether a layer can only be made upon those below it."""

@@ -128,7 +128,8 @@ def test_an_archive_that_lies_leaves_nothing(tmp_path: Path, store: Store, lie: 
     with pytest.raises((ContentMismatch, InvalidLayer)):
         store.images.load(tmp_path / "in")
     assert store.images.list() == []
-    assert left_over(store) == []
+    lying = made.manifest.layers[-1].digest.replace(":", "-")  # of the others a part may be kept, to go on from
+    assert [name for name in left_over(store) if not name.startswith("sha256-") or name == lying] == []
     swept = store.collect()
     assert swept is not None
     assert os.listdir(Path(store.path) / "layers") == []
