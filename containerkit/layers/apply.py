@@ -28,6 +28,7 @@ from .compression import Readable, chunks
 from .entry import Entry, Kind
 from .limits import LayerLimits
 from .tar import Archive
+from .walk import set_mode
 
 __all__ = ["Applied", "apply"]
 
@@ -305,7 +306,7 @@ class _Layer:
             return True
         if self._owners and (entry.uid, entry.gid) != self._me:
             os.chown(last, entry.uid, entry.gid, dir_fd=directory, follow_symlinks=False)
-        os.chmod(last, entry.mode, dir_fd=directory)  # of what was just made: no link can be there
+        set_mode(directory, last, entry.mode)
         os.utime(last, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=directory, follow_symlinks=False)
         return True
 

@@ -7,7 +7,7 @@ import fcntl
 import os
 import stat
 
-from .walk import Found, walk
+from .walk import Found, set_mode, walk
 
 __all__ = ["copy_tree"]
 
@@ -95,7 +95,7 @@ class _Copy:
         if not _is_callers(status):
             os.chown(found.name, status.st_uid, status.st_gid, dir_fd=directory, follow_symlinks=False)
         if kind != stat.S_IFLNK:
-            os.chmod(found.name, stat.S_IMODE(status.st_mode), dir_fd=directory)  # what was just made
+            set_mode(directory, found.name, stat.S_IMODE(status.st_mode))
         times = (status.st_atime_ns, status.st_mtime_ns)
         os.utime(found.name, ns=times, dir_fd=directory, follow_symlinks=False)
 

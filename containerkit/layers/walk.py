@@ -12,7 +12,7 @@ from ..errors import SyscallError, syscall_error
 from ..kernel import calls
 from .entry import Entry, Kind
 
-__all__ = ["Found", "entry_of", "walk"]
+__all__ = ["Found", "attributes", "entry_of", "set_mode", "walk"]
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _RESOLVE = calls.RESOLVE_BENEATH | calls.RESOLVE_NO_XDEV | calls.RESOLVE_NO_SYMLINKS | calls.RESOLVE_NO_MAGICLINKS
@@ -68,6 +68,15 @@ def _walk(directory: int, above: bytes) -> Iterator[Found]:
                 yield from _walk(child, path + b"/")
             finally:
                 os.close(child)
+
+
+def set_mode(directory: int, name: str | bytes, mode: int) -> None:
+    """Of a device or fifo, which cannot be opened to have it set by descriptor (fchmod(2), O_PATH)."""
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        os.chmod(f"/proc/self/fd/{fd}", mode)
+    finally:
+        os.close(fd)
 
 
 def attributes(fd: int) -> dict[bytes, bytes]:

@@ -25,6 +25,11 @@ CALLS = {
     "I07": {"os.kill", "os.killpg"},
     "I08": {"time.time", "datetime.now", "datetime.utcnow"},
 }
+# Dates for people to read, and the age of what other programs have left, which only the calendar's clock can tell.
+DATED = {
+    "images/config_changes.py", "images/images.py", "storage/blobs.py", "storage/layers.py", "storage/leases.py",
+    "storage/sweep.py",
+}  # fmt: skip
 IMPORTS = {"E02": {"tarfile", "zipfile"}, "P19": {"pickle", "marshal", "yaml"}}
 
 SINNER = """
@@ -88,6 +93,7 @@ def test_the_host_program_is_never_forked_changed_or_trusted_to_a_name() -> None
         (str(path.relative_to(PACKAGE)), *sin)
         for path in sorted(PACKAGE.rglob("*.py"))
         for sin in sins(ast.parse(path.read_text()))
+        if not (sin[0] == "I08" and str(path.relative_to(PACKAGE)) in DATED)
     ]
     assert found == [], found
 
