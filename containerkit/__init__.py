@@ -45,6 +45,15 @@ if TYPE_CHECKING:
     from .errors import VolumeNotFound as VolumeNotFound
     from .idmap import IdMap as IdMap
     from .idmap import IdRange as IdRange
+    from .images.config import ImageConfig as ImageConfig
+    from .images.image import Image as Image
+    from .images.progress import Progress as Progress
+    from .images.reference import Reference as Reference
+    from .images.registry import Credentials as Credentials
+    from .images.registry import Registry as Registry
+    from .layers.diff import Change as Change
+    from .layers.limits import LayerLimits as LayerLimits
+    from .layers.pack import Packed as Packed
     from .limits import Limits as Limits
     from .mounts import Dev as Dev
     from .mounts import Proc as Proc
@@ -87,6 +96,14 @@ _MODULES = {
         "SpawnError", "StatusLost", "StoreError", "SyscallError", "TimeoutExpired", "Unsupported", "VolumeNotFound",
     ),
     "idmap": ("IdMap", "IdRange"),
+    "images.image": ("Image",),
+    "images.reference": ("Reference",),
+    "images.config": ("ImageConfig",),
+    "images.progress": ("Progress",),
+    "images.registry": ("Credentials", "Registry"),
+    "layers.limits": ("LayerLimits",),
+    "layers.diff": ("Change",),
+    "layers.pack": ("Packed",),
     "limits": ("Limits",),
     "bind": ("Bind", "File"),
     "mounts": ("Dev", "Proc", "Sysfs", "Tmpfs"),

@@ -31,11 +31,19 @@ napoleon_use_ivar = True
 # Names that the reference does not describe: the standard library's, whose inventory would have to be fetched, and the
 # aliases and private bases in signatures.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(asyncio|collections|os|pathlib|subprocess|typing|enum)\..*"),
+    (r"py:.*", r"(asyncio|collections|datetime|os|pathlib|subprocess|typing|enum)\..*"),
     (r"py:.*", r"(int|str|bytes|float|bool|object|dict|list|tuple|set|None|optional|Any|AnyStr|IO|Self|Literal.*)"),
     (r"py:exc", r"(ValueError|OSError|TimeoutError|(FileNotFound|FileExists|Permission|ChildProcess)Error)"),
     (r"py:class", r"(.*\.)?(\w+Options|StrPath|HasFileno|Arg|Stream|Mount|Root|Extent|Fd|Value)"),
     (r"py:class", r"(.*\.)?(HostDirectories|Action|Rule|_KernelError|Build|Op|Record|TemporaryTree)"),
+    (r"py:class", r"(.*\.)?(Compression|ConfigChanges|Descriptor|Digest|Format|Held|History|Index|Manifest|Phase)"),
+    (
+        r"py:class",
+        r"(.*\.)?(Platform|Removed|Report|StrOrPath|Writable|Blob|Blobs|Layers|Lease|DiskUsage|Swept|Applied)",
+    ),
+    (r"py:class", r"(.*\.)?(Database|Home|Trash|Progress|Change|Packed|TreeUsage|T)"),
+    (r"py:func", r"look_up"),
+    (r"py:mod", r"containerkit\.images\.fsck"),
     (r"py:class", r"(.*\.)?(IoMax|IoRates|Manager|Parent|Wanted|Kind|Node)"),
 ]
 

@@ -38,11 +38,13 @@ class ImageConfig(Value):
     Attributes:
         raw: the bytes; their digest is the image's id.
         platform: the machine that it is for.
-        entrypoint, cmd: the program and its arguments, as docker combines them; see :meth:`argv`.
-        env: "NAME=value" strings. cwd: WorkingDir. user: "user", "uid", "user:group".
-        volumes, exposed_ports, labels, stop_signal, healthcheck, shell, on_build: as the specification and docker
-            have them.
+        entrypoint: the program, and its first arguments; see :meth:`argv` for how docker combines both.
+        cmd: the program when there is no entrypoint, else its further arguments.
+        env: "NAME=value" strings.
+        cwd: WorkingDir.
+        user: "user", "uid", "user:group".
         diff_ids: digests of the layers as plain tar streams, the lowest first.
+        volumes: and the fields after it, as the specification and docker have them.
         history: the steps; as many without ``empty_layer`` as there are layers.
     """
 

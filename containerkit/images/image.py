@@ -84,7 +84,7 @@ class Image:
 
     @property
     def digests(self) -> list[str]:
-        """By which digests registries know it: ``repository@digest``, of its manifest or the index that led to it."""
+        """How registries know it, as ``repository@digest``; of its manifest, or of the index that led to it."""
         with self._store.database.read() as rows:
             found = rows.execute(
                 "SELECT repository, repository_digests.digest FROM repository_digests "

@@ -101,22 +101,22 @@ class Reference(Value):
 
     @property
     def repository(self) -> str:
-        """Registry and repository: ``docker.io/library/debian``."""
+        """Registry and repository, as in ``docker.io/library/debian``."""
         return f"{self.domain}/{self.path}"
 
     @property
     def host(self) -> str:
-        """Where the registry's API is: Docker Hub's is not where its name says."""
+        """Where the registry's API is; Docker Hub's is not where its name says."""
         return _HUB_HOST if self.domain == _HUB else self.domain
 
     @property
     def floating(self) -> bool:
-        """Whether it means another image tomorrow by intent: the tag ``latest``, or none, and no digest."""
+        """Whether it means another image tomorrow by intent, having the tag ``latest``, or none, and no digest."""
         return self.digest is None and self.tag in (None, "latest")
 
     @property
     def familiar(self) -> str:
-        """As short as it can be written: ``debian:12``."""
+        """As short as it can be written, as in ``debian:12``."""
         name = self.path.removeprefix("library/") if self.domain == _HUB else self.repository
         return name + self._suffix()
 
