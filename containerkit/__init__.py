@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from .errors import SyscallError as SyscallError
     from .errors import TimeoutExpired as TimeoutExpired
     from .errors import Unsupported as Unsupported
-    from .errors import VolumeNotFound as VolumeNotFound
     from .idmap import IdMap as IdMap
     from .idmap import IdRange as IdRange
     from .images.config import ImageConfig as ImageConfig
@@ -93,7 +92,7 @@ _MODULES = {
         "AuthenticationFailed", "BadAddress", "Busy", "CallGone", "CgroupUnavailable", "ClosedHandle",
         "ContainerkitError", "ContentMismatch", "Exists", "ImageNotFound", "InUse", "InvalidLayer", "InvalidValue",
         "NotFound", "NotPermitted", "ProcessFailed", "ProgramNotExecutable", "ProgramNotFound", "RegistryError",
-        "SpawnError", "StatusLost", "StoreError", "SyscallError", "TimeoutExpired", "Unsupported", "VolumeNotFound",
+        "SpawnError", "StatusLost", "StoreError", "SyscallError", "TimeoutExpired", "Unsupported",
     ),
     "idmap": ("IdMap", "IdRange"),
     "images.image": ("Image",),

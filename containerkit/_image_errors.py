@@ -31,10 +31,6 @@ class ImageNotFound(ContainerkitError, LookupError):
     """The store, the archive or the registry has no image of this name."""
 
 
-class VolumeNotFound(ContainerkitError, LookupError):
-    """The store has no volume of this name."""
-
-
 class InUse(ContainerkitError):
     """It cannot be removed because something still needs it; the message says what."""
 

@@ -18,7 +18,7 @@
     │   └── ProgramNotExecutable (PermissionError)
     ├── CallGone                               a supervised system call no longer waits for its answer
     ├── BadAddress                             a supervised program passed a pointer to nowhere
-    ├── ImageNotFound, VolumeNotFound (LookupError)   nothing of that name is in the store, archive or registry
+    ├── ImageNotFound (LookupError)            nothing of that name is in the store, archive or registry
     ├── ContentMismatch                        content has another size or digest than its descriptor says
     ├── InUse                                  something still needs what was to be removed
     ├── StoreError                             the store is damaged, or is none
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
         InvalidLayer,
         RegistryError,
         StoreError,
-        VolumeNotFound,
     )
     from ._outcome_errors import ProcessFailed, TimeoutExpired
 
@@ -78,14 +77,13 @@ __all__ = [
     "SyscallError",
     "TimeoutExpired",
     "Unsupported",
-    "VolumeNotFound",
 ]
 
 
 _IMAGES = frozenset(
     {
         "AuthenticationFailed", "ContentMismatch", "ImageNotFound", "InUse", "InvalidLayer", "RegistryError",
-        "StoreError", "VolumeNotFound",
+        "StoreError",
     }
 )  # fmt: skip
 
