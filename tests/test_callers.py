@@ -83,7 +83,10 @@ timeout = "60"
 markers = ["root: -", "rootless: -", "both: -", "slow: -"]
 """
 
-BENCH = ("conftest.py", "shared.py", "leaks.py", "callers.py", "ordinary_user.py", "mounted.py", "patience.py")
+BENCH = (
+    "conftest.py", "shared.py", "leaks.py", "callers.py", "ordinary_user.py", "mounted.py", "patience.py",
+    "registry_server.py",
+)  # fmt: skip
 
 
 @pytest.fixture
