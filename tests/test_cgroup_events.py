@@ -335,19 +335,17 @@ def test_a_callback_is_called_for_each_event(group: Cgroup) -> None:
 
 def test_a_callback_that_raises_does_not_end_the_watch(group: Cgroup, monkeypatch: pytest.MonkeyPatch) -> None:
     raised: list[object] = []
-    second = threading.Event()
+    told = threading.Semaphore(0)
     monkeypatch.setattr(threading, "excepthook", lambda arguments: raised.append(arguments.exc_value))
 
     def callback(event: Event) -> None:
-        if event.total == 2:
-            second.set()
+        told.release()
         raise ValueError("of the callback")
 
     with group.events(EventKind.EMPTY).watch(callback):
         for _ in range(2):
             run_inside(group, "")
-            time.sleep(0.02)
-        assert second.wait(SECONDS)
+            assert told.acquire(timeout=SECONDS)
     assert [str(error) for error in raised] == ["of the callback"] * 2
 
 
