@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 
@@ -45,7 +46,9 @@ def _is_still(number: int, inode: int) -> bool:
     """Whether nobody closed our descriptor and got its number for another file (daemons close all they find)."""
     try:
         return os.fstat(number).st_ino == inode
-    except OSError:
+    except OSError as error:
+        if error.errno != errno.EBADF:
+            raise
         return False
 
 
