@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .errors import StoreError as StoreError
     from .errors import SyscallError as SyscallError
     from .errors import TimeoutExpired as TimeoutExpired
+    from .errors import TreeProcessLost as TreeProcessLost
     from .errors import Unsupported as Unsupported
     from .idmap import IdMap as IdMap
     from .idmap import IdRange as IdRange
@@ -92,7 +93,8 @@ _MODULES = {
         "AuthenticationFailed", "BadAddress", "Busy", "CallGone", "CgroupUnavailable", "ClosedHandle",
         "ContainerkitError", "ContentMismatch", "Exists", "ImageNotFound", "InUse", "InvalidLayer", "InvalidValue",
         "NotFound", "NotPermitted", "ProcessFailed", "ProgramNotExecutable", "ProgramNotFound", "RegistryError",
-        "SpawnError", "StatusLost", "StoreError", "SyscallError", "TimeoutExpired", "Unsupported",
+        "SpawnError", "StatusLost", "StoreError", "SyscallError", "TimeoutExpired",
+        "TreeProcessLost", "Unsupported",
     ),
     "idmap": ("IdMap", "IdRange"),
     "images.image": ("Image",),

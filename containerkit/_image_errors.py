@@ -27,6 +27,13 @@ class ContentMismatch(ContainerkitError):
     """Content is not what its descriptor says: another size or another digest. Nothing of it is kept."""
 
 
+class TreeProcessLost(ContainerkitError):
+    """The process that works on trees of strangers (:mod:`containerkit.tree_process`) ended, or was not to be believed.
+
+    Memory and processor time are bounded there; an archive that needs more is refused like this.
+    """
+
+
 class ImageNotFound(ContainerkitError, LookupError):
     """The store, the archive or the registry has no image of this name."""
 

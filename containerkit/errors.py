@@ -22,6 +22,7 @@
     ├── ContentMismatch                        content has another size or digest than its descriptor says
     ├── InUse                                  something still needs what was to be removed
     ├── StoreError                             the store is damaged, or is none
+    ├── TreeProcessLost                        the process that works on trees of strangers ended, or needed too much
     ├── RegistryError                          a registry refused or is out of reach; ``url``, ``status``, ``code``
     │   └── AuthenticationFailed
     ├── StatusLost (ChildProcessError)         someone else reaped a process before we could
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
         InvalidLayer,
         RegistryError,
         StoreError,
+        TreeProcessLost,
     )
     from ._outcome_errors import ProcessFailed, TimeoutExpired
 
@@ -76,6 +78,7 @@ __all__ = [
     "StoreError",
     "SyscallError",
     "TimeoutExpired",
+    "TreeProcessLost",
     "Unsupported",
 ]
 
@@ -83,7 +86,7 @@ __all__ = [
 _IMAGES = frozenset(
     {
         "AuthenticationFailed", "ContentMismatch", "ImageNotFound", "InUse", "InvalidLayer", "RegistryError",
-        "StoreError",
+        "StoreError", "TreeProcessLost",
     }
 )  # fmt: skip
 

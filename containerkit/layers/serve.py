@@ -1,0 +1,222 @@
+"""The inside of a tree process: takes requests from a socket, one at a time, and works on trees that it was given.
+
+:mod:`containerkit.tree_process` starts it, tells what it may reach, and does not trust what comes back. A request is
+one message: JSON, with its descriptors beside it (SCM_RIGHTS). An answer is JSON in pieces, each with one letter
+before it: ``p`` is progress, ``+`` has more behind it, ``=`` is the last. Names are bytes, and so Latin-1 in JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from array import array
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from ..errors import ContainerkitError, InvalidLayer, SyscallError, Unsupported
+from ..kernel import calls, tree
+from .apply import apply
+from .limits import LayerLimits
+
+__all__ = ["PIECE", "PLACES", "main"]
+
+PLACES = "/trees"
+"""Where the directories are that it may write to: by number."""
+
+PIECE = 64 << 10
+_FDS_MAX = 160
+_BENEATH = calls.RESOLVE_BENEATH | calls.RESOLVE_NO_SYMLINKS | calls.RESOLVE_NO_MAGICLINKS | calls.RESOLVE_NO_XDEV
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_PROGRESS = 0.05  # seconds between two messages
+
+Request = dict[str, Any]
+
+
+def main(fd: int) -> None:
+    """Serve until the other end closes."""
+    with socket.socket(fileno=fd) as channel:
+        _give_up_exec(_receive(channel)[0])
+        while True:
+            request, fds = _receive(channel)
+            if not request:
+                return
+            try:
+                _answer(channel, request, fds)
+            finally:
+                for each in fds:
+                    os.close(each)
+
+
+def _receive(channel: socket.socket) -> tuple[Request, list[int]]:
+    """The next request; nothing at the end."""
+    room = socket.CMSG_SPACE(_FDS_MAX * 4)
+    data, ancillary, _, _ = channel.recvmsg(PIECE, room, socket.MSG_CMSG_CLOEXEC)
+    fds = array("i")
+    for _, kind, content in ancillary:
+        if kind == socket.SCM_RIGHTS:
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+    return (json.loads(data) if data else {}), list(fds)
+
+
+def _give_up_exec(request: Request) -> None:
+    """From here on nothing is executed: a second filter, which could not be there while Python was (seccomp(2))."""
+    import ctypes
+
+    program = bytes.fromhex(request["filter"])
+
+    class Filter(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_ushort), ("program", ctypes.c_char_p))
+
+    argument = Filter(len(program) // 8, program)
+    if ctypes.CDLL(None, use_errno=True).prctl(22, 2, ctypes.byref(argument), 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_SECCOMP)")
+
+
+def _answer(channel: socket.socket, request: Request, fds: list[int]) -> None:
+    try:
+        told = {"result": _DO[request["do"]](channel, request, fds)}
+    except BaseException as error:  # told to whoever asked
+        told = {"error": describe(error)}
+    data = json.dumps(told).encode()
+    while len(data) >= PIECE:
+        channel.send(b"+" + data[: PIECE - 1])
+        data = data[PIECE - 1 :]
+    channel.send(b"=" + data)
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """An error in words that JSON knows."""
+    if isinstance(error, MemoryError):
+        return {"kind": "memory"}
+    if isinstance(error, InvalidLayer):
+        entry = None if error.entry is None else error.entry.decode("latin-1")
+        return {"kind": "layer", "text": str(error), "entry": entry}
+    if isinstance(error, OSError) and error.errno:
+        name = error.filename
+        call, hint = (error.syscall, error.hint) if isinstance(error, SyscallError) else ("", None)
+        path = os.fsdecode(name) if isinstance(name, (str, bytes)) else None
+        return {"kind": "system", "errno": error.errno, "call": call, "path": path, "hint": hint}
+    kind = "unsupported" if isinstance(error, Unsupported) else "value" if isinstance(error, ValueError) else "other"
+    text = str(error) if isinstance(error, ContainerkitError) else f"{type(error).__name__}: {error}"
+    return {"kind": kind, "text": text}
+
+
+# ---- trees ---------------------------------------------------------------------------------------------------------
+
+
+class _Tree:
+    """A directory of a request: below a place, and the very one that the caller means; or a descriptor of it."""
+
+    def __init__(self, told: list[Any], fds: list[int]) -> None:
+        place, path, device, inode = told
+        if place < 0:
+            self.fd = os.dup(fds[int(path)])
+        else:
+            top = os.open(f"{PLACES}/{place}", _DIRECTORY)
+            try:
+                self.fd = calls.openat2(top, path.encode("latin-1") or b".", _DIRECTORY, resolve=_BENEATH)
+            finally:
+                os.close(top)
+        found = os.fstat(self.fd)
+        if (found.st_dev, found.st_ino) != (device, inode):
+            os.close(self.fd)
+            raise ValueError(f"{path!r} is another directory by now")
+
+    def __enter__(self) -> int:
+        return self.fd
+
+    def __exit__(self, *exc: object) -> None:
+        os.close(self.fd)
+
+
+def _apply(channel: socket.socket, request: Request, fds: list[int]) -> Any:
+    limits = LayerLimits(**request["limits"])
+    with _Tree(request["target"], fds) as target, open(fds[0], "rb", buffering=0, closefd=False) as source:
+        made = apply(
+            source,
+            target,
+            onto=request["onto"],
+            owners=request["owners"],
+            limits=limits,
+            progress=_progress(channel),
+        )
+    return [*made[:5], [name.decode("latin-1") for name in made.whiteouts], made.skipped]
+
+
+def _progress(channel: socket.socket) -> Callable[[int], None]:
+    due = 0.0
+
+    def tell(size: int) -> None:
+        nonlocal due
+        now = monotonic()
+        if now >= due:
+            due = now + _PROGRESS
+            channel.send(b"p%d" % size)
+
+    return tell
+
+
+def _pack(channel: socket.socket, request: Request, fds: list[int]) -> Any:
+    from .pack import pack_layer, pack_tree
+
+    pack = pack_layer if request["layer"] else pack_tree
+    with _Tree(request["tree"], fds) as directory, open(fds[0], "wb", buffering=0, closefd=False) as out:
+        packed = pack(
+            directory,
+            out,
+            compression=request["compression"],
+            level=request["level"],
+            source_date_epoch=request["epoch"],
+        )
+    return packed.__getstate__()
+
+
+def _diff(channel: socket.socket, request: Request, fds: list[int]) -> Any:
+    from .diff import diff
+
+    with _Tree(request["tree"], fds) as upper:
+        lowers: list[int] = []
+        try:
+            for told in request["lowers"]:
+                lowers.append(_Tree(told, fds).fd)
+            found = diff(upper, lowers)
+        finally:
+            for lower in lowers:
+                os.close(lower)
+    return [[kind, os.fsencode(path).decode("latin-1"), size] for kind, path, size in found]
+
+
+def _usage(channel: socket.socket, request: Request, fds: list[int]) -> Any:
+    from .usage import usage
+
+    with _Tree(request["tree"], fds) as directory:
+        return list(usage(directory))
+
+
+def _copy(channel: socket.socket, request: Request, fds: list[int]) -> Any:
+    from .copy import copy_tree
+
+    with _Tree(request["tree"], fds) as source, _Tree(request["target"], fds) as target:
+        copy_tree(source, target)
+
+
+def _remove(channel: socket.socket, request: Request, fds: list[int]) -> Any:
+    with _Tree(request["tree"], fds) as parent:
+        left = tree.remove(parent, request["name"].encode("latin-1"), seconds=request["seconds"])
+        return [os.fsencode(name).decode("latin-1") for name in left]
+
+
+_DO: dict[str, Callable[[socket.socket, Request, list[int]], Any]] = {
+    "apply": _apply,
+    "pack": _pack,
+    "diff": _diff,
+    "usage": _usage,
+    "copy": _copy,
+    "remove": _remove,
+}
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
