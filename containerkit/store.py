@@ -16,13 +16,11 @@ from .storage.sweep import Swept, sweep
 from .storage.trash import Trash
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .images.fsck import Report
     from .images.images import Images
+    from .images.unpacking import Unpacking
     from .images.usage import DiskUsage
     from .kernel.calls import StrPath
-    from .layers.apply import Applied
 
 __all__ = ["Store"]
 
@@ -76,12 +74,11 @@ class Store:
         flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
         return os.open(".", flags, 0o600, dir_fd=self.home.directory("ingest"))
 
-    def apply(self, source: int, target: int, onto: bool, progress: Callable[[int], None] | None = None) -> Applied:
-        """Unpack a layer from one descriptor into the directory of another."""
-        from .layers.apply import apply
+    def unpacking(self) -> Unpacking:
+        """Processes in which the layers of one image are unpacked: ``with store.unpacking() as apply``."""
+        from .images.unpacking import Unpacking
 
-        with open(source, "rb", buffering=0, closefd=False) as stream:
-            return apply(stream, target, onto=onto, owners=os.geteuid() == 0, progress=progress)
+        return Unpacking(self.home)
 
     def collect(self, *, partial: bool = False) -> Swept:
         """Remove what no image and no running operation needs; ``partial`` takes partial downloads too.

@@ -163,7 +163,8 @@ def _rebuild(store: Store, key: str, diff_id: str, blob: str) -> bool:
     with store.lease() as lease, store.layers.stage(lease) as staged:
         fd = store.blobs.open(blob)
         try:
-            applied = store.apply(fd, staged.fd, False, None)
+            with store.unpacking() as apply:
+                applied = apply(fd, staged.fd, False)
         except InvalidLayer:
             return False
         finally:

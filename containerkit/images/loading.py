@@ -43,10 +43,12 @@ def load(
         if not replace:
             _refuse_to_move_names(store, found)
         lease = stack.enter_context(store.lease())
-        transfer = Transfer(store.blobs, store.layers, store.apply, lease, Reporter(progress), parallel=parallel)
+        reporter = Reporter(progress)
         taken = []
         for image in found:
-            keys = transfer.take(image.manifest, image.config, image.source)
+            with store.unpacking() as apply:
+                transfer = Transfer(store.blobs, store.layers, apply, lease, reporter, parallel=parallel)
+                keys = transfer.take(image.manifest, image.config, image.source)
             taken.append(
                 store.images.add(
                     image.manifest,

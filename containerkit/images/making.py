@@ -136,7 +136,8 @@ def _added(
     """Take in an image of known layers and one more, whose archive is here."""
     manifest = Manifest.make(Descriptor(OCI_CONFIG, config.id, len(config.raw)), (*below, layer))
     lease = stack.enter_context(store.lease())
-    transfer = Transfer(store.blobs, store.layers, store.apply, lease, Reporter(progress))
+    apply = stack.enter_context(store.unpacking())
+    transfer = Transfer(store.blobs, store.layers, apply, lease, Reporter(progress))
     keys = transfer.take(manifest, config, _Here(layer.digest, archive))
     return store.images.add(manifest, config, keys, names=() if name is None else (name,), index=None, lease=lease)
 

@@ -39,12 +39,12 @@ def pull(
     """:meth:`Images.pull`."""
     name = Reference.parse(reference)
     wanted = Platform.here() if platform is None else Platform.parse(platform)
-    with connected(registry, name, plain_http) as opened, store.lease() as lease:
+    with store.unpacking() as apply, connected(registry, name, plain_http) as opened, store.lease() as lease:
         found = opened.manifest(name)
         manifest = choose(found, wanted, lambda entry: opened.fetch(name.path, entry))
         source = _Repository(opened, name.path)
         config = ImageConfig.parse(source.whole(manifest.config))
-        transfer = Transfer(store.blobs, store.layers, store.apply, lease, Reporter(progress), parallel=parallel)
+        transfer = Transfer(store.blobs, store.layers, apply, lease, Reporter(progress), parallel=parallel)
         keys = transfer.take(manifest, config, source)
         index = found if isinstance(found, Index) else None
         return store.images.add(manifest, config, keys, names=(name,), index=index, lease=lease)

@@ -15,6 +15,7 @@ from containerkit.images.descriptor import Descriptor
 from containerkit.images.digest import Digest
 from containerkit.images.image import Image
 from containerkit.images.manifest import OCI_CONFIG, Manifest
+from containerkit.layers.apply import apply
 from containerkit.store import Store
 
 
@@ -56,12 +57,9 @@ def take_layer(store: Store, lease: object, image: MadeImage, number: int) -> st
 
 
 def unpack(store: Store, lease: object, digest: Digest, diff_id: Digest) -> None:
-    fd = store.blobs.open(digest)
-    try:
-        with closing(store.layers.stage(lease)) as staged:  # type: ignore[arg-type]
-            staged.keep(diff_id, diff_id, store.apply(fd, staged.fd, False))
-    finally:
-        os.close(fd)
+    with open(store.blobs.open(digest), "rb", 0) as blob, closing(store.layers.stage(lease)) as staged:  # type: ignore[arg-type]
+        applied = apply(blob, staged.fd, owners=os.geteuid() == 0)
+        staged.keep(diff_id, diff_id, applied)
 
 
 def tree(held_root: object) -> Sequence[str]:

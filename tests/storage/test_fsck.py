@@ -146,7 +146,7 @@ def test_an_error_that_may_pass_is_no_reason_to_give_an_image_up(store: Store, m
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(store, "apply", full)
+        patched.setattr(store, "unpacking", full)
         (problem,) = store.fsck().problems
         assert problem.repair is not None
         assert "No space" in problem.repair
