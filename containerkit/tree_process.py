@@ -90,6 +90,8 @@ class TreeProcess:
         self._places = [_Place(each) for each in places]
         if idmap is None and userns is None and os.geteuid() != 0:
             idmap = IdMap.single()
+        # Root's mounts are made with root's rights, so it enters later, in Python; others enter to have any.
+        as_root = userns is not None and os.geteuid() == 0
         self._owners = idmap is None or sum(extent[2] for extent in idmap.uid) > 1
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -100,10 +102,10 @@ class TreeProcess:
                     stdout=DEVNULL,
                     stderr=DEVNULL,
                     root=HOST,
-                    namespaces=_namespaces(userns, idmap),
+                    namespaces=_namespaces(None if as_root else userns, idmap),
                     idmap=idmap,
                     mounts=[*_python_mounts(), *_place_mounts(places), Proc()],
-                    security=_security(None if userns is not None else len(self._places)),
+                    security=_security(None if userns is not None else len(self._places), as_root),
                     pass_fds={_CHANNEL: theirs.fileno()},
                     rlimits={
                         "as": parse_size(memory_max),
@@ -120,7 +122,7 @@ class TreeProcess:
         self._channel: socket.socket | None = ours
         self._memory_max = memory_max
         try:
-            self._send({"filter": _no_exec().hex()}, ())
+            self._send({"filter": _no_exec().hex()}, [userns.fileno()] if as_root and userns is not None else [])
         except BaseException:
             self.close()
             raise
@@ -389,13 +391,16 @@ def _namespaces(userns: Namespace | None, idmap: IdMap | None) -> Namespaces:
 
 
 @cache
-def _security(places: int | None) -> Security:
+def _security(places: int | None, enters: bool) -> Security:
     """For so many places; None leaves files to the mounts alone, in a container's user namespace."""
+    more = ("SYS_ADMIN",) if enters else ()  # to enter it; the host's capabilities are gone then
     # Devices can be made, as images have them, but not be opened there (MOUNT_ATTR_NODEV).
     made = None if places is None else {f"{PLACES}/{number}": "make_char make_block" for number in range(places)}
     seccomp = Seccomp.strict().allow("mknod", "mknodat").deny(*_UNUSED.split())
+    if enters:
+        seccomp = seccomp.allow("setns")
     return Security(
-        capabilities=Capabilities(*_CAPABILITIES),
+        capabilities=Capabilities(*_CAPABILITIES, *more),
         seccomp=seccomp,
         landlock=Landlock(made, mounts=places is not None, scopes=SCOPES),
         user_namespaces=True,
@@ -404,7 +409,7 @@ def _security(places: int | None) -> Security:
 
 @cache
 def _no_exec() -> bytes:
-    return Seccomp(Action.ALLOW).deny("execve", "execveat").program()
+    return Seccomp(Action.ALLOW).deny("execve", "execveat", "setns").program()
 
 
 # ---- Python in its root --------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import containerkit as ck
 from containerkit.errors import ClosedHandle, InvalidLayer, InvalidValue, TreeProcessLost
 from containerkit.layers.apply import apply
 from containerkit.layers.diff import diff
@@ -228,3 +229,18 @@ def bomb_of_names(count):
 def test_a_memory_bomb_is_a_typed_error_and_leaves_the_caller_alone(place, source, opened):
     with TreeProcess([place], memory_max="160M") as worker, pytest.raises(TreeProcessLost, match="160M"):
         worker.apply(source(bomb_of_names(35_000)), opened(place / "tree"))
+
+
+def test_in_a_containers_user_namespace_files_get_its_own_ids(source, opened, tmp_path):
+    with (
+        ck.Sandbox(mounts=[ck.Tmpfs("/data")]) as sandbox,
+        sandbox.process(["sleep", "60"]) as program,
+        ck.Namespace.of(program.pid, "user") as userns,
+        TreeProcess(userns=userns) as worker,
+    ):
+        data = opened(f"/proc/{program.pid}/root/data")
+        worker.apply(source(archive(("hello", b"hello"))), data, onto=True)
+        assert sandbox.run(["stat", "-c", "%u %g %s", "/data/hello"]).stdout == "0 0 5\n"
+        worker.pack_tree(data, opened(tmp_path / "out", os.O_RDWR | os.O_CREAT))
+        with tarfile.open(tmp_path / "out") as tar:
+            assert (tar.getmember("hello").uid, tar.getmember("hello").size) == (0, 5)
