@@ -32,6 +32,9 @@ DATED = {
 }  # fmt: skip
 IMPORTS = {"E02": {"tarfile", "zipfile"}, "P19": {"pickle", "marshal", "yaml"}}
 
+# Not the host program: what runs in a process of its own, and becomes root of a container's user namespace there.
+APART = {("layers/serve.py", "P15", call) for call in ("os.setgroups", "os.setresgid", "os.setresuid")}
+
 SINNER = """
 import os, shutil, time, tarfile, pickle
 def start(root, name):
@@ -94,6 +97,7 @@ def test_the_host_program_is_never_forked_changed_or_trusted_to_a_name() -> None
         for path in sorted(PACKAGE.rglob("*.py"))
         for sin in sins(ast.parse(path.read_text()))
         if not (sin[0] == "I08" and str(path.relative_to(PACKAGE)) in DATED)
+        and (str(path.relative_to(PACKAGE)), *sin[:2]) not in APART
     ]
     assert found == [], found
 
