@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import CgroupUnavailable, InvalidValue, NotFound, SyscallError, Unsupported, syscall_error
 from .base import why_absent
 from .directory import Directory
-from .files import ALTERNATIVES, FIELDS, Missing, Write, controller_of, planned, resets, writes
+from .files import ALTERNATIVES, FIELDS, SOCKETS, Missing, Write, controller_of, planned, resets, writes
 
 if TYPE_CHECKING:
     from ..limits import Limits
@@ -86,8 +86,8 @@ def _write(dirs: Sequence[Directory], one: Write, after: list[Write]) -> Missing
     except NotFound:
         if one.file in ALTERNATIVES:
             return _write(dirs, one._replace(file=ALTERNATIVES[one.file]), after)
-        if one.field == "memory_swap_max" and not _has_swap():
-            return None  # nothing to forbid
+        if (one.field == "memory_swap_max" and not _has_swap()) or one.file == SOCKETS:
+            return None  # nothing to forbid; or a kernel whose v1 does not count sockets at all
         return Missing(
             one.field, one.controller, f"this kernel has no file {one.file!r} (it was built or booted without)"
         )

@@ -74,6 +74,16 @@ def _percent(name: str, file: str) -> Callable[[Limits, int], Texts]:
     return text
 
 
+def _memory(limits: Limits, version: int) -> Texts:
+    yield ("memory.limit_in_bytes", "memory.max")[version - 1], str(limits.memory_max)
+    if version == 1:
+        # What waits in sockets of the internet protocols v1 counts apart, and does not bound unless asked.
+        yield SOCKETS, str(limits.memory_max)
+
+
+SOCKETS = "memory.kmem.tcp.limit_in_bytes"
+
+
 def _swap(limits: Limits, version: int) -> Texts:
     swap, most = limits.memory_swap_max or 0, limits.memory_max or 0
     # v1 bounds the sum, and refuses less than the memory alone.
@@ -174,8 +184,7 @@ FIELDS: Mapping[str, Field] = {
         "cgroup v1 slows nobody down: use memory_max, which kills",
     ),
     "memory_max": Field(
-        "memory", ("memory.limit_in_bytes", "memory.max"), _plain("memory_max", "memory.limit_in_bytes", "memory.max"),
-        ("-1", "max"),
+        "memory", ("memory.limit_in_bytes", "memory.max"), _memory, ("-1", "max"),
     ),
     "memory_swap_max": Field(
         "memory", ("memory.memsw.limit_in_bytes", "memory.swap.max"), _swap, ("-1", "max"),
@@ -301,7 +310,7 @@ def resets(names: set[str], before: Limits, versions: Mapping[str, int]) -> list
             one, version = FIELDS[write.field], versions[write.controller]
             if not one.none[version - 1] and one.controller != "cpuset":
                 found.append(write._replace(value=_lifted(write)))
-            elif write.file == one.files[version - 1]:
+            elif write.file in (one.files[version - 1], SOCKETS):
                 found.append(write._replace(value=one.none[version - 1]))
     return list(dict.fromkeys(found))
 
