@@ -111,7 +111,9 @@ def mounts() -> Iterator[str]:
 
 
 def is_foreign(path: str) -> bool:
-    """Whether a path lies in the folder of another test worker."""
+    """Whether a path lies in the folder of another test worker, or is the disk of a search of stores."""
+    if "/ck-store-" in path and not path.startswith(tempfile.gettempdir() + "/"):
+        return True
     worker = re.search(r"/(?:popen-)?(gw\d+)(?:/|$)", path)
     return worker is not None and worker[1] != os.environ.get("PYTEST_XDIST_WORKER")
 

@@ -137,8 +137,20 @@ def umount2(target: StrPath, flags: int = 0) -> None:
 
 
 def openat2(dirfd: int, path: StrPath, flags: int, *, mode: int = 0, resolve: int = 0) -> int:
-    """open(2) with rules for the resolution of the path (openat2(2), Linux 5.6)."""
-    return check(lib.ck_openat2(dirfd, encode(path), flags | os.O_CLOEXEC, mode, resolve), "openat2", path)
+    """open(2) with rules for the resolution of the path (openat2(2), Linux 5.6).
+
+    Where ".." has to stay inside and something is renamed or mounted anywhere meanwhile, the kernel says EAGAIN: it is
+    asked again, but not for ever by somebody who renames on purpose.
+    """
+    raw = encode(path)
+    for _ in range(_TRIES):
+        result = lib.ck_openat2(dirfd, raw, flags | os.O_CLOEXEC, mode, resolve)
+        if result != -errno.EAGAIN:
+            break
+    return check(result, "openat2", path)
+
+
+_TRIES = 1000
 
 
 def open_in_root(root: int, path: StrPath, flags: int = os.O_PATH) -> int:

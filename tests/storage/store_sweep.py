@@ -210,6 +210,9 @@ class Cut(Disk):
 
     def fresh(self) -> Path:
         subprocess.run(["umount", self.mount_point], check=False, stderr=subprocess.DEVNULL)
+        # Another file each time: a mount namespace that somebody made meanwhile may keep the last one mounted for a
+        # moment, and would write to it when it lets go.
+        (self.base / "disk").unlink(missing_ok=True)
         subprocess.run(["cp", "--sparse=always", self.base / "template", self.base / "disk"], check=True)
         self.mount("disk")
         return self.path

@@ -16,9 +16,6 @@
 #define FSCONFIG_SET_STRING 1
 #define FSCONFIG_CMD_CREATE 6
 #endif
-#ifndef AT_RECURSIVE
-#define AT_RECURSIVE 0x8000
-#endif
 #ifndef MOUNT_ATTR_IDMAP
 #define MOUNT_ATTR_IDMAP 0x00100000
 #endif
@@ -47,7 +44,10 @@ static void set_slot(int slot, int fd)
 static int open_in(int base, const char *path, uint64_t flags, uint64_t resolve)
 {
     struct open_how how = {.flags = flags | CLOEXEC, .resolve = resolve | RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
-    return (int)sys(openat2, base, path[0] ? path : ".", &how, sizeof how);
+    int fd = -EAGAIN; /* ".." while anybody renames or mounts anything: ask again, but not for ever */
+    for (int i = 0; i < 1000 && fd == -EAGAIN; i++)
+        fd = (int)sys(openat2, base, path[0] ? path : ".", &how, sizeof how);
+    return fd;
 }
 
 static uint64_t resolve_flags(uint32_t flags)
