@@ -28,7 +28,7 @@ class ContentMismatch(ContainerkitError):
 
 
 class TreeProcessLost(ContainerkitError):
-    """The process that works on trees of strangers (:mod:`containerkit.tree_process`) ended, or was not to be believed.
+    """The process that works on trees of strangers (``containerkit.tree_process``) ended, or was not to be believed.
 
     Memory and processor time are bounded there; an archive that needs more is refused like this.
     """

@@ -41,7 +41,7 @@ nitpick_ignore_regex = [
         r"py:class",
         r"(.*\.)?(Platform|Removed|Report|StrOrPath|Writable|Blob|Blobs|Layers|Lease|DiskUsage|Swept|Applied)",
     ),
-    (r"py:class", r"(.*\.)?(Database|Home|Trash|Progress|Change|Packed|TreeUsage|T)"),
+    (r"py:class", r"(.*\.)?(Database|Home|Trash|Progress|Change|Packed|TreeUsage|Unpacking|T)"),
     (r"py:func", r"look_up"),
     (r"py:mod", r"containerkit\.images\.fsck"),
     (r"py:class", r"(.*\.)?(IoMax|IoRates|Manager|Parent|Wanted|Kind|Node)"),
