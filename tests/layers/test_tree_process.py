@@ -231,6 +231,27 @@ def test_a_memory_bomb_is_a_typed_error_and_leaves_the_caller_alone(place, sourc
         worker.apply(source(bomb_of_names(35_000)), opened(place / "tree"))
 
 
+def bomb_of_zeros(size):
+    """A megabyte of zeros, compressed once and repeated, as the members of one gzip file."""
+    header = tarfile.TarInfo("zeros")
+    header.size = size
+    return gzip.compress(header.tobuf()) + gzip.compress(bytes(1 << 20)) * (size >> 20) + gzip.compress(bytes(1024))
+
+
+def test_a_decompression_bomb_meets_the_limit(worker, place, source, opened):
+    with pytest.raises(InvalidLayer, match="bytes_max"):
+        worker.apply(source(bomb_of_zeros(1 << 30)), opened(place / "tree"), limits=LayerLimits(bytes_max="512M"))
+    assert worker.usage(opened(place / "tree")).size < 1 << 20
+
+
+def test_what_is_long_needs_no_more_memory(place, source, opened):
+    with TreeProcess([place], memory_max="160M") as worker:
+        worker.apply(source(bomb_of_zeros(192 << 20)), opened(place / "tree"))
+    found = (place / "tree" / "zeros").stat()
+    assert found.st_size == 192 << 20
+    assert found.st_blocks * 512 < 1 << 20  # holes, but for where a piece ended within a block
+
+
 def test_in_a_containers_user_namespace_files_get_its_own_ids(source, opened, tmp_path):
     with (
         ck.Sandbox(mounts=[ck.Tmpfs("/data")]) as sandbox,
