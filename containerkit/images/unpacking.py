@@ -1,8 +1,7 @@
 """Unpacking the layers of one image in processes apart: each is a stranger's archive (:mod:`..tree_process`).
 
 A process serves one layer after the other of the same image, and then ends: what a hostile layer could do to it
-reaches no other image's. There are as many as layers are unpacked at a time. The first is started before it is needed,
-because Python takes longer to start than a registry to answer.
+reaches no other image's. There are as many as layers are unpacked at a time, and none where all are here already.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class Unpacking:
     def __init__(self, home: Home) -> None:
         self._staging = f"{home.path}/staging"
         self._guard = threading.Lock()
-        self._idle = [TreeProcess([self._staging])]
+        self._idle: list[TreeProcess] = []
         self._closed = False
 
     def __call__(self, source: int, target: int, onto: bool, progress: Callable[[int], None] | None = None) -> Applied:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import sys
 from array import array
 from collections.abc import Callable
 from time import monotonic
@@ -234,6 +233,3 @@ _DO: dict[str, Callable[[socket.socket, Request, list[int]], Any]] = {
     "copy": _copy,
     "remove": _remove,
 }
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))

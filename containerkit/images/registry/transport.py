@@ -11,6 +11,7 @@ import re
 import ssl
 import time
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -127,15 +128,28 @@ class Transport:
 def _pool(base: str, timeout: float, ca_file: str | None) -> urllib3.PoolManager:
     import urllib3
 
-    context = ssl.create_default_context()
-    if ca_file is not None:
-        context.load_verify_locations(ca_file)
     limits = urllib3.Timeout(connect=min(timeout, 15), read=timeout)
     scheme, host, _ = origin(base)
+    # For plain http only where it leads to https: urllib3 then makes one itself, which verifies as well.
+    context = _context(ca_file) if scheme == "https" or ca_file is not None else None
     proxy = getproxies().get(scheme)
     if proxy and not proxy_bypass(host):
         return urllib3.ProxyManager(proxy, maxsize=16, timeout=limits, ssl_context=context)
     return urllib3.PoolManager(maxsize=16, timeout=limits, ssl_context=context)
+
+
+def _context(ca_file: str | None) -> ssl.SSLContext:
+    if ca_file is None:
+        return _default_context()
+    context = ssl.create_default_context()
+    context.load_verify_locations(ca_file)
+    return context
+
+
+@cache
+def _default_context() -> ssl.SSLContext:
+    """One for all: reading the machine's certificates takes longer than a pull that finds everything here."""
+    return ssl.create_default_context()
 
 
 def read_small(response: Response, url: str, most: int = _BODY_MAX) -> bytes:
