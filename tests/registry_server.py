@@ -18,6 +18,7 @@ USER, PASSWORD = "tester", "a:secret"
 class RegistryServer(NamedTuple):
     host: str
     log: Path
+    ca_file: Path | None = None
 
 
 def _free_port() -> int:
@@ -26,7 +27,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _serve(directory: Path, auth: str = "") -> Iterator[RegistryServer]:
+def _serve(directory: Path, auth: str = "", ca_file: Path | None = None) -> Iterator[RegistryServer]:
     program = shutil.which("docker-registry")
     if program is None:
         pytest.fail("docker-registry is missing: `make setup`")
@@ -36,7 +37,7 @@ def _serve(directory: Path, auth: str = "") -> Iterator[RegistryServer]:
     config.write_text(
         "version: 0.1\nlog: {level: info}\n"
         f"storage: {{filesystem: {{rootdirectory: {directory / 'data'}}}, delete: {{enabled: true}}}}\n"
-        f"http: {{addr: '{host}'}}\n{auth}"
+        f"http: {{addr: '{host}'{'' if ca_file is None else _tls(ca_file)}}}\n{auth}"
     )
     with log.open("wb") as out:
         server = subprocess.Popen([program, "serve", config], stdout=out, stderr=out)
@@ -50,7 +51,7 @@ def _serve(directory: Path, auth: str = "") -> Iterator[RegistryServer]:
                 if time.monotonic() > deadline or server.poll() is not None:
                     pytest.fail(f"docker-registry does not start:\n{log.read_text()}")
                 time.sleep(0.02)
-        yield RegistryServer(host, log)
+        yield RegistryServer(host, log, ca_file)
     finally:
         server.kill()
         server.wait()
@@ -65,9 +66,25 @@ def registry(worker_directory: Path) -> Iterator[RegistryServer]:
 @pytest.fixture(scope="session")
 def registry_auth(worker_directory: Path) -> Iterator[RegistryServer]:
     """The same for USER and PASSWORD only."""
+    yield from _serve(worker_directory / "registry-auth", _password(worker_directory / "htpasswd"))
+
+
+@pytest.fixture(scope="session")
+def registry_tls(worker_directory: Path) -> Iterator[RegistryServer]:
+    """The same by https, with a certificate that nobody else knows: ``ca_file``."""
+    ca_file = worker_directory / "registry.crt"
+    options = ["-subj", "/CN=registry", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2", "-nodes"]
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", *options]
+    files = ["-keyout", ca_file.with_suffix(".key"), "-out", ca_file]
+    subprocess.run([*command, *files], check=True, capture_output=True)
+    yield from _serve(worker_directory / "registry-tls", _password(worker_directory / "htpasswd-tls"), ca_file)
+
+
+def _password(file: Path) -> str:
     line = subprocess.run(["htpasswd", "-nbB", USER, PASSWORD], check=True, capture_output=True, text=True).stdout
-    (worker_directory / "htpasswd").write_text(line)
-    yield from _serve(
-        worker_directory / "registry-auth",
-        f"auth: {{htpasswd: {{realm: test, path: {worker_directory / 'htpasswd'}}}}}\n",
-    )
+    file.write_text(line)
+    return f"auth: {{htpasswd: {{realm: test, path: {file}}}}}\n"
+
+
+def _tls(ca_file: Path) -> str:
+    return f", tls: {{certificate: {ca_file}, key: {ca_file.with_suffix('.key')}}}"

@@ -390,3 +390,35 @@ def test_a_mirror_is_asked_first_and_the_registry_when_it_has_nothing(client: Re
     ):
         assert reading.manifest(Reference(client.host, "mirrored", "1")) == made.manifest
         assert mirror.asked
+
+
+# ---- TLS -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_certificate_that_is_trusted_for_it_is_enough(registry_tls: RegistryServer) -> None:
+    made = two_layers()
+    credentials = Credentials(USER, PASSWORD)
+    with Registry(registry_tls.host, credentials=credentials, ca_file=registry_tls.ca_file) as client:
+        push(client, "tls/one", made)
+        assert client.manifest(Reference(client.host, "tls/one", "1")) == made.manifest
+
+
+def test_a_certificate_of_nobody_we_know_is_refused_and_no_password_sent(registry_tls: RegistryServer) -> None:
+    before = registry_tls.log.stat().st_size
+    with (
+        Registry(registry_tls.host, credentials=Credentials(USER, PASSWORD), retries=0) as client,
+        pytest.raises(RegistryError, match=r"(?i)certificate"),
+    ):
+        client.manifest(Reference(client.host, "tls/one", "1"))
+    assert b"GET" not in registry_tls.log.read_bytes()[before:]
+
+
+def test_one_that_is_trusted_for_one_registry_is_not_for_another(registry_tls: RegistryServer) -> None:
+    """The machine's certificates are read once for all clients; those of a client are its own."""
+    with (
+        Registry(registry_tls.host, ca_file=registry_tls.ca_file, retries=0) as client,
+        pytest.raises(AuthenticationFailed),
+    ):
+        client.manifest(Reference(client.host, "tls/one", "1"))
+    with Registry(registry_tls.host, retries=0) as client, pytest.raises(RegistryError, match=r"(?i)certificate"):
+        client.manifest(Reference(client.host, "tls/one", "1"))
