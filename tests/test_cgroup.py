@@ -366,6 +366,17 @@ def test_what_an_update_does_not_name_is_lifted(group: Cgroup) -> None:
     assert written(group) == {"memory": 64 << 20, "cpu": None, "weight": 1.0}
 
 
+def test_the_bound_of_sockets_comes_and_goes_with_that_of_memory(group: Cgroup) -> None:
+    memory = group.directory("memory")
+    if not memory.has("memory.kmem.tcp.limit_in_bytes"):
+        pytest.skip("only v1 counts sockets apart")
+    unbounded = memory.read("memory.kmem.tcp.limit_in_bytes")
+    group.update(Limits(memory_max="64M"))
+    assert int(memory.read("memory.kmem.tcp.limit_in_bytes")) == 64 << 20
+    group.update(Limits())
+    assert memory.read("memory.kmem.tcp.limit_in_bytes") == unbounded
+
+
 @pytest.mark.parametrize("sizes", [("64M", "128M"), ("128M", "64M")])
 def test_memory_with_swap_grows_and_shrinks(group: Cgroup, sizes: tuple[str, str]) -> None:
     for size in sizes:
