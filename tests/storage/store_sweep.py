@@ -210,12 +210,15 @@ class Cut(Disk):
 
     def fresh(self) -> Path:
         subprocess.run(["umount", self.mount_point], check=False, stderr=subprocess.DEVNULL)
-        # Another file each time: a mount namespace that somebody made meanwhile may keep the last one mounted for a
-        # moment, and would write to it when it lets go.
-        (self.base / "disk").unlink(missing_ok=True)
-        subprocess.run(["cp", "--sparse=always", self.base / "template", self.base / "disk"], check=True)
+        self.copy("template", "disk")
         self.mount("disk")
         return self.path
+
+    def copy(self, source: str, target: str) -> None:
+        """To another file each time: a mount namespace that somebody made meanwhile may keep the last one mounted for a
+        moment. It would be mounted again as it is, without power, or be written to when it is let go."""
+        (self.base / target).unlink(missing_ok=True)
+        subprocess.run(["cp", "--sparse=always", self.base / source, self.base / target], check=True)
 
     def strike(self, traced: Any, pid: int) -> None:
         traced.run.struck = True
@@ -226,7 +229,8 @@ class Cut(Disk):
 
     def again(self) -> None:
         subprocess.run(["umount", self.mount_point], check=True)
-        self.mount("disk")
+        self.copy("disk", "cut")
+        self.mount("cut")
 
 
 _IOC_SHUTDOWN, _NO_LOG_FLUSH = 0x8004587D, 2  # include/uapi/linux/fs.h
