@@ -280,10 +280,13 @@ class Archive:
 
 
 def _check(block: bytes, field: bytes) -> None:
-    given = _number(field, "checksum")
+    try:
+        given = _number(field, "checksum")
+    except InvalidLayer:  # then this is something else altogether
+        given = -1
     if sum(block) - sum(field) + 256 != given:
         signed = sum(b - 256 if b > 127 else b for b in block[:148] + block[156:]) + 256  # as old tars counted
-        if signed != given:
+        if signed != given or given < 0:
             raise InvalidLayer("this is no tar archive, or a damaged one: the checksum of a header is wrong")
 
 

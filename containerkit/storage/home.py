@@ -150,10 +150,7 @@ class Home:
                 raise StoreError(f"{self.path} cannot become a store: it is the current directory; use one below it")
         entries = os.listdir(self.fd)
         if strange := [name for name in entries if not name.startswith(_DRAFT)]:
-            raise StoreError(
-                f"{self.path} is not a store and not empty (it has {min(strange)!r}): a store needs a directory of its "
-                "own, new or empty"
-            )
+            raise _no_store(self.path, strange)
         for name in entries:
             os.unlink(name, dir_fd=self.fd)
         name = str(uuid.uuid4())
@@ -201,11 +198,21 @@ def _open_or_make(path: str) -> int:
         raise syscall_error(error.errno or 0, "open", path, "the directory of the store") from None
 
 
+def _no_store(path: str, entries: list[str]) -> StoreError:
+    return StoreError(
+        f"{path} is not a store and not empty (it has {min(entries)!r}): a store needs a directory of its own, new or "
+        "empty"
+    )
+
+
 def _check_owner(fd: int, path: str) -> None:
     found = os.fstat(fd)
     if found.st_uid != os.geteuid():
         raise StoreError(f"{path} belongs to uid {found.st_uid}: a store belongs to the user who uses it")
     if stat.S_IMODE(found.st_mode) & 0o077:
-        if os.listdir(fd):  # what others may have put there is not to be trusted
+        entries = os.listdir(fd)
+        if entries and MARKER not in entries:
+            raise _no_store(path, entries)
+        if entries:  # what others may have put there is not to be trusted
             raise StoreError(f"{path} is open to other users (mode {stat.S_IMODE(found.st_mode):o}): chmod 700 {path}")
         os.fchmod(fd, 0o700)

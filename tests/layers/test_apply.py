@@ -327,6 +327,11 @@ def test_the_digest_is_that_of_the_whole_stream_with_what_follows_the_archive(tm
     assert unpack(data, tmp_path / "l").diff_id == f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
+def test_what_is_no_archive_is_said_to_be_none(tmp_path: Path) -> None:
+    with pytest.raises(InvalidLayer, match="no tar archive"):
+        unpack(b"root:x:0:0:root:/root:/bin/sh\n" * 40, tmp_path / "l")
+
+
 def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
     data = bytearray(archive([entry("f", "x")]))
     data[0] ^= 1

@@ -95,6 +95,16 @@ def test_a_directory_that_others_may_enter_is_refused(path: Path) -> None:
         Store(path)
 
 
+def test_nobody_is_told_to_close_a_directory_that_is_no_store(path: Path) -> None:
+    """``chmod 700 /etc`` would be bad advice."""
+    path.mkdir()
+    path.chmod(0o755)
+    (path / "passwd").touch()
+    with pytest.raises(ck.StoreError, match="not a store and not empty") as raised:
+        Store(path)
+    assert "chmod" not in str(raised.value)
+
+
 def test_a_directory_of_somebody_else_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.mkdir(0o700)
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
