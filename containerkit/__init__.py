@@ -24,12 +24,15 @@ if TYPE_CHECKING:
     from .errors import CgroupUnavailable as CgroupUnavailable
     from .errors import ClosedHandle as ClosedHandle
     from .errors import ContainerkitError as ContainerkitError
+    from .errors import ContainerNotFound as ContainerNotFound
     from .errors import ContentMismatch as ContentMismatch
     from .errors import Exists as Exists
     from .errors import ImageNotFound as ImageNotFound
     from .errors import InUse as InUse
     from .errors import InvalidLayer as InvalidLayer
     from .errors import InvalidValue as InvalidValue
+    from .errors import MonitorLost as MonitorLost
+    from .errors import NameTaken as NameTaken
     from .errors import NotFound as NotFound
     from .errors import NotPermitted as NotPermitted
     from .errors import ProcessFailed as ProcessFailed
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
     from .errors import TimeoutExpired as TimeoutExpired
     from .errors import TreeProcessLost as TreeProcessLost
     from .errors import Unsupported as Unsupported
+    from .errors import VolumeNotFound as VolumeNotFound
+    from .errors import WrongState as WrongState
     from .idmap import IdMap as IdMap
     from .idmap import IdRange as IdRange
     from .images.config import ImageConfig as ImageConfig
@@ -91,10 +96,10 @@ _MODULES = {
     "device": ("Device",),
     "errors": (
         "AuthenticationFailed", "BadAddress", "Busy", "CallGone", "CgroupUnavailable", "ClosedHandle",
-        "ContainerkitError", "ContentMismatch", "Exists", "ImageNotFound", "InUse", "InvalidLayer", "InvalidValue",
-        "NotFound", "NotPermitted", "ProcessFailed", "ProgramNotExecutable", "ProgramNotFound", "RegistryError",
-        "SpawnError", "StatusLost", "StoreError", "SyscallError", "TimeoutExpired",
-        "TreeProcessLost", "Unsupported",
+        "ContainerNotFound", "ContainerkitError", "ContentMismatch", "Exists", "ImageNotFound", "InUse",
+        "InvalidLayer", "InvalidValue", "MonitorLost", "NameTaken", "NotFound", "NotPermitted", "ProcessFailed",
+        "ProgramNotExecutable", "ProgramNotFound", "RegistryError", "SpawnError", "StatusLost", "StoreError",
+        "SyscallError", "TimeoutExpired", "TreeProcessLost", "Unsupported", "VolumeNotFound", "WrongState",
     ),
     "idmap": ("IdMap", "IdRange"),
     "images.image": ("Image",),

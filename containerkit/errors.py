@@ -18,6 +18,11 @@
     │   └── ProgramNotExecutable (PermissionError)
     ├── CallGone                               a supervised system call no longer waits for its answer
     ├── BadAddress                             a supervised program passed a pointer to nowhere
+    ├── ContainerNotFound (LookupError)        the store has no container of that name or id
+    ├── VolumeNotFound (LookupError)           the store has no volume of that name
+    ├── NameTaken                              another container or volume has that name
+    ├── WrongState                             a container runs, or does not, where the other is needed
+    ├── MonitorLost                            the monitor of a container ended, or does not answer
     ├── ImageNotFound (LookupError)            nothing of that name is in the store, archive or registry
     ├── ContentMismatch                        content has another size or digest than its descriptor says
     ├── InUse                                  something still needs what was to be removed
@@ -41,6 +46,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._call_errors import BadAddress, CallGone
+    from ._container_errors import ContainerNotFound, MonitorLost, NameTaken, VolumeNotFound, WrongState
     from ._image_errors import (
         AuthenticationFailed,
         ContentMismatch,
@@ -60,6 +66,7 @@ __all__ = [
     "CallGone",
     "CgroupUnavailable",
     "ClosedHandle",
+    "ContainerNotFound",
     "ContainerkitError",
     "ContentMismatch",
     "Exists",
@@ -67,6 +74,8 @@ __all__ = [
     "InUse",
     "InvalidLayer",
     "InvalidValue",
+    "MonitorLost",
+    "NameTaken",
     "NotFound",
     "NotPermitted",
     "ProcessFailed",
@@ -80,6 +89,8 @@ __all__ = [
     "TimeoutExpired",
     "TreeProcessLost",
     "Unsupported",
+    "VolumeNotFound",
+    "WrongState",
 ]
 
 
@@ -89,6 +100,7 @@ _IMAGES = frozenset(
         "StoreError", "TreeProcessLost",
     }
 )  # fmt: skip
+_CONTAINERS = frozenset({"ContainerNotFound", "MonitorLost", "NameTaken", "VolumeNotFound", "WrongState"})
 
 
 def __getattr__(name: str) -> Any:
@@ -102,6 +114,10 @@ def __getattr__(name: str) -> Any:
         from . import _call_errors
 
         return getattr(_call_errors, name)
+    if name in _CONTAINERS:
+        from . import _container_errors
+
+        return getattr(_container_errors, name)
     if name in _IMAGES:
         from . import _image_errors
 

@@ -22,7 +22,9 @@ MARKER = "containerkit-store"
 _DRAFT = ".containerkit-store."
 _VERSION = 1
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_NAMES = ("blobs", "empty", "images", "ingest", "layers", "leases", "staging", "trash")
+_NAMES = (
+    "blobs", "containers", "empty", "events", "images", "ingest", "layers", "leases", "staging", "trash", "volumes",
+)  # fmt: skip
 _ALGORITHMS = ("sha256", "sha512")
 _RESERVE = "reserve"
 _RESERVED = 4 << 20

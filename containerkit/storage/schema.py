@@ -51,4 +51,25 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) WITHOUT ROWID""",
         "CREATE INDEX lease_items_by_key ON lease_items (kind, key)",
     ),
+    (
+        # spec: ContainerSpec as JSON. run: what the latest start has made outside the store, as JSON.
+        # state: "created" (a row and a directory), "started" (the lock in its directory tells whether it still runs),
+        # "removing". image: kept while the container is there.
+        """CREATE TABLE containers (
+            id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, image TEXT NOT NULL REFERENCES images (id),
+            spec TEXT NOT NULL, state TEXT NOT NULL, run TEXT, created REAL NOT NULL
+        ) WITHOUT ROWID""",
+        "CREATE INDEX containers_by_image ON containers (image)",
+        # Directories in volumes/NAME. copied: whether the image's content at a mount point has been put into it.
+        """CREATE TABLE volumes (
+            name TEXT PRIMARY KEY, anonymous INTEGER NOT NULL, labels TEXT NOT NULL, options TEXT NOT NULL,
+            copied INTEGER NOT NULL, created REAL NOT NULL
+        ) WITHOUT ROWID""",
+        """CREATE TABLE volume_uses (
+            container TEXT NOT NULL REFERENCES containers (id) ON DELETE CASCADE,
+            volume TEXT NOT NULL REFERENCES volumes (name), destination TEXT NOT NULL, read_only INTEGER NOT NULL,
+            PRIMARY KEY (container, destination)
+        ) WITHOUT ROWID""",
+        "CREATE INDEX volume_uses_by_volume ON volume_uses (volume)",
+    ),
 )
