@@ -1,0 +1,51 @@
+"""The handles of a container that runs: its processes and its namespaces, as its monitor gives them away."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from .._container_errors import WrongState
+from ..kernel import calls
+from ..kernel.fd import Fd
+
+if TYPE_CHECKING:
+    from .container import Container
+
+__all__ = ["Running", "not_running", "running"]
+
+
+class Running:
+    """Descriptors of a running container; closed at the end of the block that took them.
+
+    Attributes:
+        first: the id of its PID 1, for the caller.
+        init: a pidfd of PID 1.
+        namespaces: (kind, descriptor) of each that is its own, the user namespace first.
+    """
+
+    __slots__ = ("first", "init", "namespaces")
+
+    def __init__(self, init: Fd, namespaces: Sequence[tuple[str, Fd]]) -> None:
+        self.init, self.namespaces = init, namespaces
+        self.first = calls.pid_of(init.fileno())
+
+    def namespace(self, kind: str) -> int | None:
+        """The inode number of one; None when it shares the caller's."""
+        fd = next((fd for name, fd in self.namespaces if name == kind), None)
+        return None if fd is None else os.fstat(fd.fileno()).st_ino
+
+
+def not_running(container: Container, status: str) -> WrongState:
+    return WrongState(f"the container {container.name} does not run, it is {status}: start it first")
+
+
+@contextmanager
+def running(container: Container) -> Iterator[Running]:
+    """Its handles, while the block runs. Raises WrongState when it does not run."""
+    from .control import Control  # type: ignore[import-not-found,unused-ignore]
+
+    with Control(container.directory.fileno()) as control:
+        yield control.handles()
