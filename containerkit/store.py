@@ -1,4 +1,4 @@
-"""Everything that has a name and outlives a program: images, and what they are made of."""
+"""Everything that has a name and outlives a program: images, containers, and what they are made of."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from .storage.sweep import Swept, sweep
 from .storage.trash import Trash
 
 if TYPE_CHECKING:
+    from .containers.containers import Containers
     from .images.fsck import Report
     from .images.images import Images
     from .images.unpacking import Unpacking
@@ -26,7 +27,7 @@ __all__ = ["Store"]
 
 
 class Store:
-    """A directory with images, and later volumes and containers, for many threads and programs at once.
+    """A directory with images, volumes and containers, for many threads and programs at once.
 
     ``path`` is a directory that is new, or empty, or a store already. By default it is ``$CONTAINERKIT_STORE``; else
     ``/var/lib/containerkit`` for root and ``$XDG_DATA_HOME/containerkit`` (``~/.local/share/containerkit``) for others.
@@ -64,6 +65,13 @@ class Store:
         from .images.images import Images
 
         return Images(self)
+
+    @cached_property
+    def containers(self) -> Containers:
+        """The containers of the store."""
+        from .containers.containers import Containers
+
+        return Containers(self)
 
     def lease(self) -> Lease:
         """Keep what an operation makes until an image names it: ``with store.lease() as lease``."""

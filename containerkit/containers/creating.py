@@ -1,0 +1,171 @@
+"""From what the caller says and the image says to what a container is made of, and its first place in the store."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .._container_errors import NameTaken
+from .._image_errors import ImageNotFound
+from ..bind import Bind
+from ..errors import InvalidValue
+from ..mounttree import MountTree
+from ..value import Value
+from .container import Container, Row
+from .names import check_name, random_id, random_name
+from .spec import ContainerSpec, Health
+from .value_json import dump
+
+if TYPE_CHECKING:
+    from ..images.config import ImageConfig
+    from ..images.image import Image
+    from ..storage.database import Connection
+    from ..store import Store
+
+__all__ = ["create", "make_spec"]
+
+_INSERT = "INSERT INTO containers (id, name, image, spec, state, run, created) VALUES (?, ?, ?, ?, 'created', NULL, ?)"
+_DIRECTORIES = (("", 0o700), ("/rw", 0o700), ("/rw/upper", 0o755), ("/rw/work", 0o700), ("/log", 0o700))
+_ATTEMPTS = 6
+
+
+def create(store: Store, image: Image, spec: ContainerSpec, name: str | None) -> Container:
+    """Give it an id, a name, a row and a directory. What a kill leaves of it is a directory without a row."""
+    text, made = dump(spec), random_id()
+    if name is not None:
+        return _create(
+            store, image, spec, Row(made, check_name(name), str(image.id), text, "created", None, time.time())
+        )
+    for attempt in range(_ATTEMPTS):
+        row = Row(made, random_name(attempt), str(image.id), text, "created", None, time.time())
+        try:
+            return _create(store, image, spec, row)
+        except NameTaken:
+            continue
+    return _create(store, image, spec, row._replace(name=made))
+
+
+def _create(store: Store, image: Image, spec: ContainerSpec, row: Row) -> Container:
+    """The directory is made within the transaction: nobody sweeps meanwhile what has no row yet."""
+    containers = store.home.directory("containers")
+    with store.database.write(durable=False) as rows:
+        _insert(store, rows, row)
+        try:
+            for name, mode in _DIRECTORIES:
+                os.mkdir(row.id + name, mode, dir_fd=containers)
+            # The container's own "/", whatever the umask is.
+            os.chmod(f"{row.id}/rw/upper", 0o755, dir_fd=containers)  # noqa: S103
+        except BaseException:
+            store.trash.take(containers, row.id)
+            raise
+    return Container(store, row, spec)
+
+
+def _insert(store: Store, rows: Connection, row: Row) -> None:
+    try:
+        rows.execute(_INSERT, (row.id, row.name, row.image, row.spec, row.created))
+    except sqlite3.IntegrityError:
+        taken = rows.execute("SELECT id FROM containers WHERE name = ?", (row.name,)).fetchone()
+        if taken is None:
+            raise ImageNotFound(f"the image {row.image} was removed from the store {store.path} meanwhile") from None
+        raise NameTaken(
+            f"the container {taken[0][:12]} has the name {row.name!r}: remove or rename it, or use another name"
+        ) from None
+
+
+# ---- what it is made of ----------------------------------------------------------------------------------------------
+
+
+def make_spec(
+    config: ImageConfig,
+    args: Sequence[str] | None,
+    *,
+    entrypoint: Sequence[str] | str | None,
+    env: Mapping[str, str | None] | None,
+    user: str | int | None,
+    workdir: str | None,
+    labels: Mapping[str, str] | None,
+    stop_signal: int | str | None,
+    health: Health | Sequence[str] | str | bool | None,
+    volumes: Iterable[str | Value] | Mapping[str, str],
+    mounts: Iterable[Value],
+    **fields: Any,
+) -> ContainerSpec:
+    """The image's word where the caller says nothing (images.md, rows C10 and I of docker's own behaviour)."""
+    first, words = combine(config, args, entrypoint)
+    if stop_signal is not None:
+        fields["stop_signal"] = stop_signal
+    elif config.stop_signal:
+        fields["stop_signal"] = config.stop_signal
+    return ContainerSpec(
+        args=words,
+        entrypoint=first,
+        env={**config.environment(), **(env or {})},
+        user=str(user) if user is not None else config.user or None,
+        cwd=_cwd(config, workdir),
+        labels={**config.labels, **(labels or {})},
+        health=_health(config, health),
+        mounts=(*_volumes(volumes), *map(_mount, mounts)),
+        **fields,
+    )
+
+
+def combine(
+    config: ImageConfig, args: Sequence[str] | None, entrypoint: Sequence[str] | str | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The entrypoint, and the whole command. ``args`` replace the image's Cmd, ``entrypoint`` both of the image's.
+
+    A text is one word, as in docker's ``--entrypoint``; the empty one takes the image's entrypoint away, and its Cmd.
+    """
+    if isinstance(args, (str, bytes)):
+        raise InvalidValue(f"args={args!r} must be a sequence of texts: a program and its arguments")
+    given = tuple(args or ())
+    if entrypoint is None:
+        return config.entrypoint or (), config.argv(given)
+    first = (entrypoint,) if isinstance(entrypoint, str) else tuple(entrypoint)
+    first = () if first == ("",) else first
+    return first, config.argv(given, entrypoint=first)
+
+
+def _cwd(config: ImageConfig, workdir: str | None) -> str:
+    cwd = workdir if workdir is not None else config.cwd or "/"
+    return cwd if workdir is not None or cwd.startswith("/") else f"/{cwd}"
+
+
+def _health(config: ImageConfig, health: Health | Sequence[str] | str | bool | None) -> Health | None:
+    if health is None or health is True:
+        return Health.of_image(config)
+    if health is False:
+        return None
+    return health if isinstance(health, Health) else Health(health)
+
+
+def _volumes(given: Iterable[str | Value] | Mapping[str, str]) -> list[Value]:
+    """From ``"name:/path:ro"`` and its like, ``{"name": "/path:ro"}``, or values."""
+    if isinstance(given, str):
+        raise InvalidValue(f"volumes={given!r} must be a sequence: write [{given!r}]")
+    if isinstance(given, Mapping):
+        given = [f"{source}:{target}" for source, target in given.items()]
+    return [_volume(one) if isinstance(one, str) else _mount(one) for one in given]
+
+
+def _volume(text: str) -> Value:
+    from ..volumes.volume_mounts import parse_volume  # type: ignore[import-not-found,attr-defined,unused-ignore]
+
+    mount: Value = parse_volume(text)
+    return _mount(mount)
+
+
+def _mount(mount: Value) -> Value:
+    """One that still means the same when another program starts the container, in another directory."""
+    if not isinstance(mount, Value):
+        raise InvalidValue(f"mounts has {mount!r}: each must be a Bind, Tmpfs, File or VolumeMount")
+    if not isinstance(mount, Bind):
+        return mount
+    if isinstance(mount.source, MountTree):
+        raise InvalidValue(f"{mount!r}: a MountTree ends with this program; a container needs a path")
+    fields = {one.name: getattr(mount, one.name) for one in mount._fields}
+    return type(mount)(**{**fields, "source": os.path.abspath(os.fsdecode(mount.source))})
