@@ -8,9 +8,10 @@ from typing import Literal
 
 from . import plan as p
 from .build import NODEV, NOEXEC, NOSUID, NOSYMFOLLOW, RDONLY, Build, Mount, attach, show, target_path, target_repr
-from .errors import InvalidValue
+from .errors import InvalidValue, syscall_error
 from .kernel import calls
 from .kernel.calls import StrPath
+from .kernel.held import HeldPath
 from .mounttree import MountTree
 from .plan import Code, Op, Stage
 from .value import Value, field, frozen
@@ -30,9 +31,14 @@ class Bind(Value, Mount):
     caller's ids appear as the same ids inside, without changing the files: ``None`` does so for writable binds of root,
     so that what is written belongs to the caller (Linux 5.12, and a file system that supports it). ``propagation`` is
     ``"private"`` or ``"slave"`` (mounts that the host makes later below it appear inside).
+
+    A source that is missing is an error, unless ``create`` says what is made there at the start: an empty directory,
+    ``"dir"``, or an empty file, ``"file"``, with the directories above it, for the caller alone (modes 0700 and 0600).
+    ``trusted`` is for containers of a store, which refuse sources that hand the host over (``/``, ``/etc``, a socket of
+    docker; :func:`containerkit.volumes.bind_sources.check_source`): the caller means it.
     """
 
-    source: StrPath | MountTree
+    source: StrPath | MountTree | HeldPath
     target: bytes = field(converter=target_path, repr=target_repr)
     read_only: bool = field(default=True, kw_only=True)
     recursive: bool = field(default=True, kw_only=True)
@@ -42,6 +48,15 @@ class Bind(Value, Mount):
     nosymfollow: bool = field(default=False, kw_only=True)
     propagation: Literal["private", "slave"] = field(default="private", kw_only=True)
     idmap: bool | None = field(default=None, kw_only=True)
+    trusted: bool = field(default=False, kw_only=True)
+    create: Literal["dir", "file"] | None = field(default=None, kw_only=True)
+
+    @create.validator
+    def _check_create(self, attribute: object, value: str | None) -> None:
+        if value not in (None, "dir", "file"):
+            raise InvalidValue(f"create={value!r} must be 'dir' or 'file', for a source that is missing, or None")
+        if value is not None and isinstance(self.source, MountTree):
+            raise InvalidValue(f"create={value!r} is for a source that is a path")
 
     @propagation.validator
     def _check(self, attribute: object, value: str) -> None:
@@ -70,12 +85,27 @@ class Bind(Value, Mount):
         attr |= NOSYMFOLLOW * self.nosymfollow
         idmap = not self.read_only if self.idmap is None else self.idmap
         slot = build.plan.slot()
+        self.make_source()
         what = f"{self.source!r}" if isinstance(self.source, MountTree) else os.fsdecode(self.source)
         words = f"bind {what} ({'read-only' if self.read_only else 'writable'})"
         flags = p.RECURSIVE * self.recursive | p.IDMAP * idmap
         mode = build.tree(self.source, slot, words, attr=attr, flags=flags, propagation=_PROPAGATION[self.propagation])
         make = p.MKDIR if stat.S_ISDIR(mode) else p.MKFILE
         build.plan.add(attach(slot, self.target[1:], what, flags=make, mode=0o755 if make == p.MKDIR else 0o644))
+
+    def make_source(self) -> None:
+        """Make the source if it is missing and ``create`` says so. Raises SyscallError."""
+        if self.create is None or isinstance(self.source, MountTree):
+            return
+        path = os.path.abspath(os.fsdecode(self.source))
+        try:
+            os.makedirs(path if self.create == "dir" else os.path.dirname(path), 0o700, exist_ok=True)
+            if self.create == "file" and not os.path.lexists(path):
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        except FileExistsError:  # whatever it is: it is not missing
+            pass
+        except OSError as error:
+            raise syscall_error(error.errno or 0, "mkdir", path, "the source of a bind") from None
 
 
 def _content(value: bytes | str) -> bytes:

@@ -16,6 +16,7 @@ from .errors import InvalidValue, syscall_error
 from .kernel import calls
 from .kernel.calls import StrPath
 from .kernel.fd import put
+from .kernel.held import HeldPath
 from .mounttree import MountTree
 from .namespaces import ENTER_NETWORK
 from .plan import Code, Op, Plan, Stage
@@ -86,7 +87,7 @@ class Build:
 
     def tree(
         self,
-        source: StrPath | MountTree,
+        source: StrPath | MountTree | HeldPath,
         slot: int,
         words: str,
         *,
@@ -110,11 +111,15 @@ class Build:
             )
             self.plan.add(op)
             return mode
-        path = calls.encode(source)
+        path = os.fsencode(source) if isinstance(source, HeldPath) else calls.encode(source)
         if not path.startswith(b"/"):
             path = os.path.abspath(path)
         try:
-            mode = _open(self.plan.owned, path)
+            if isinstance(source, HeldPath):
+                put(self.plan.owned, os.dup, source.fileno())
+                mode = os.fstat(self.plan.owned[-1]).st_mode
+            else:
+                mode = _open(self.plan.owned, path)
         except OSError as error:
             raise syscall_error(
                 error.errno or 0, "open", os.fsdecode(path), f"the source of a mount: {words}"
