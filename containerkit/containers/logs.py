@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time as _time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ..errors import InvalidValue
+from ..kernel.fd import Fd
 from .log_files import FRAME_MAX, MARK, STDERR, STDOUT, LogFiles
 
-__all__ = ["LINE_MAX", "LogLine", "Moment", "follow", "follow_async", "logs"]
+if TYPE_CHECKING:
+    from .container import Container
+
+__all__ = ["LINE_MAX", "LogLine", "Logs", "Moment", "follow", "follow_async", "logs", "logs_of", "open_log"]
 
 LINE_MAX = 1 << 20
 """Bytes of a line that are waited for; what is longer comes in pieces, so that no output fills our memory."""
@@ -21,6 +26,7 @@ Moment = datetime | timedelta | float
 """A time with its zone, or how long ago, or seconds since 1970."""
 
 _FIRST, _LONGEST = 0.001, 0.05  # seconds between two looks at files in which there is nothing new
+_WOKEN = 1.0  # as long when somebody wakes us
 _STREAMS: dict[int, Literal["stdout", "stderr"]] = {STDOUT: "stdout", STDERR: "stderr"}
 
 
@@ -80,6 +86,7 @@ def follow(
     directory: int,
     *,
     alive: Callable[[], bool],
+    wait: Callable[[float], object] | None = None,
     stdout: bool = True,
     stderr: bool = True,
     since: Moment | None = None,
@@ -88,20 +95,23 @@ def follow(
 ) -> Iterator[LogLine]:
     """As :func:`logs`, and then each line when it is written, until the container has ended or ``until`` has come.
 
-    ``alive`` says whether somebody may still write. A line that is not finished comes when it is, or at the end. New
+    ``alive`` says whether somebody may still write. A line that is not finished comes when it is, or at the end.
+    ``wait`` is called when there is nothing new, and returns when there is, or after so many seconds; without it new
     lines are seen after 1 ms to 50 ms, the later the longer there were none. Who is slower than the log is rotated
     misses what has been removed meanwhile.
     """
     reading = _Reading(directory, stdout, stderr, since, until, tail)
-    return _follow(reading, alive)
+    return _follow(reading, alive, wait or _time.sleep, _LONGEST if wait is None else _WOKEN)
 
 
-def _follow(reading: _Reading, alive: Callable[[], bool]) -> Iterator[LogLine]:
+def _follow(
+    reading: _Reading, alive: Callable[[], bool], wait: Callable[[float], object], longest: float
+) -> Iterator[LogLine]:
     pause = _FIRST
     for lines in reading.on(alive):
         if lines is None:
-            _time.sleep(pause)
-            pause = min(pause * 2, _LONGEST)
+            wait(pause)
+            pause = min(pause * 2, longest)
         else:
             pause = _FIRST
             yield from lines
@@ -111,6 +121,7 @@ async def follow_async(
     directory: int,
     *,
     alive: Callable[[], bool],
+    wait: Callable[[float], Awaitable[object]] | None = None,
     stdout: bool = True,
     stderr: bool = True,
     since: Moment | None = None,
@@ -118,12 +129,105 @@ async def follow_async(
     tail: int | None = None,
 ) -> AsyncIterator[LogLine]:
     """:func:`follow` for asyncio."""
-    pause = _FIRST
+    pause, longest = _FIRST, _LONGEST if wait is None else _WOKEN
     for lines in _Reading(directory, stdout, stderr, since, until, tail).on(alive):
-        await asyncio.sleep(pause if lines is None else 0)
-        pause = min(pause * 2, _LONGEST) if lines is None else _FIRST
+        if lines is None and wait is not None:
+            await wait(pause)
+        else:
+            await asyncio.sleep(pause if lines is None else 0)
+        pause = min(pause * 2, longest) if lines is None else _FIRST
         for line in lines or ():
             yield line
+
+
+# ---- of a container --------------------------------------------------------------------------------------------------
+
+
+class Logs:
+    """The lines of a container's log, for ``for`` and for ``async for``; each iteration begins anew."""
+
+    __slots__ = ("_container", "_follows", "_options")
+
+    def __init__(self, container: Container, follows: bool, options: dict[str, Any]) -> None:
+        self._container, self._follows, self._options = container, follows, options
+        _Reading(-1, **options)  # what is wrong with the options is told now
+
+    def __iter__(self) -> Iterator[LogLine]:
+        with open_log(self._container) as directory:
+            if not self._follows:
+                yield from logs(directory.fileno(), **self._options)
+                return
+            from .wakeups import Wakeups
+
+            with Wakeups.of(self._container) as woken:
+                yield from follow(directory.fileno(), alive=lambda: woken.open, wait=woken.wait, **self._options)
+
+    async def __aiter__(self) -> AsyncIterator[LogLine]:
+        with open_log(self._container) as directory:
+            if not self._follows:
+                for line in logs(directory.fileno(), **self._options):
+                    yield line
+                return
+            from .wakeups import Wakeups
+
+            with Wakeups.of(self._container) as woken:
+                lines = follow_async(
+                    directory.fileno(), alive=lambda: woken.open, wait=woken.wait_async, **self._options
+                )
+                async for line in lines:
+                    yield line
+
+    def text(self, *, timestamps: bool = False) -> str:
+        """All of it, as UTF-8; what is not becomes U+FFFD. With ``timestamps`` each line comes after its time."""
+        return self.data(timestamps=timestamps).decode("utf-8", "replace")
+
+    def data(self, *, timestamps: bool = False) -> bytes:
+        """All of it, byte for byte."""
+        return b"".join(line.stamped() if timestamps else line.data for line in self)
+
+
+def logs_of(
+    container: Container,
+    *,
+    follow: bool = False,
+    stdout: bool = True,
+    stderr: bool = True,
+    since: Moment | None = None,
+    until: Moment | None = None,
+    tail: int | None = None,
+) -> Logs:
+    """What a container has said, in all of its lives, as lines; with a terminal all of it is ``stdout``.
+
+    It can be iterated, also by ``async for``, as often as wanted; ``text()`` and ``data()`` give it as one piece.
+
+    Args:
+        follow: go on with each new line until the container has ended, also through restarts by its policy, or until
+            ``until`` has come. A monitor wakes whoever follows: between two lines nothing is done.
+        since, until: only lines that began then or later; then or before. A datetime with its zone, a timedelta (so
+            long ago), or seconds since 1970.
+        tail: only the last so many of those.
+
+    Raises InvalidValue for a time without zone and a negative ``tail``; iterating raises ContainerNotFound when it was
+    removed.
+    """
+    options = {"stdout": stdout, "stderr": stderr, "since": since, "until": until, "tail": tail}
+    return Logs(container, follow, options)
+
+
+def open_log(container: Container) -> Fd:
+    """The directory of its log files. Raises ContainerNotFound when it was removed."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return Fd.opening(_open_at, container.directory.fileno(), flags)
+    except FileNotFoundError:
+        raise container.gone() from None
+
+
+def _open_at(directory: int, flags: int) -> int:
+    return os.open("log", flags, dir_fd=directory)
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
 
 
 class _Reading:
