@@ -27,7 +27,7 @@ SECONDS ?= 3600
 FUZZ_FLAGS := -std=gnu17 -fno-strict-aliasing -fwrapv -Wall -Wextra -O1 -g -fno-omit-frame-pointer \
     -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
     -DCK_HOSTED -Dmain=helper_main -Icontainerkit/_native -include tests/fuzz/kernel.h
-NATIVE := $(wildcard containerkit/_native/*.[ch] containerkit/_native/init/*.[ch])
+NATIVE := $(wildcard containerkit/_native/*.[ch] containerkit/_native/init/*.[ch] containerkit/_native/monitor/*.[ch])
 
 # What a machine needs to build and use containerkit, and what the tests need on top.
 PACKAGES := gcc libc6-dev linux-libc-dev uidmap busybox-static
@@ -192,6 +192,6 @@ lint-c: dev
 
 .PHONY: clean
 clean:
-	rm -rf build dist $(VENV) $(HELPER) containerkit/_native/*.so
+	rm -rf build dist $(VENV) $(HELPER) containerkit/_native/ck-monitor containerkit/_native/*.so
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,10 +1,10 @@
-"""Builds the native half of containerkit: the cffi extension ``_ck`` and the static helper ``ck-init``.
+"""Builds the native half of containerkit: the cffi extension ``_ck``, and the static ``ck-init`` and ``ck-monitor``.
 
 The build backend runs it (``CustomBuildHook``), and so can you, with no more than a C compiler::
 
-    python build_ext.py --inplace        # both, into the package: the C part of an editable install, rebuilt
-    python build_ext.py --arch aarch64   # the helper for another machine, by a cross compiler
-    python build_ext.py --sanitize       # the helper against libc, with ASan and UBSan: for tests and fuzzing
+    python build_ext.py --inplace        # all, into the package: the C part of an editable install, rebuilt
+    python build_ext.py --arch aarch64   # the helpers for another machine, by a cross compiler
+    python build_ext.py --sanitize       # the helpers against libc, with ASan and UBSan: for tests and fuzzing
 
 The compiler is called directly: distutils would add a second opinion about flags, and a dependency.
 """
@@ -28,7 +28,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent
 PACKAGE = "containerkit/_native"
 NATIVE = ROOT / PACKAGE
-HELPER = "ck-init"
+HELPERS = {"ck-init": ("init/*.c",), "ck-monitor": ("monitor/*.c", "init/sys.c")}
 EXTENSION = "_ck.abi3.so"
 WHEEL_PYTHON = "cp311"
 LIMITED_API = "0x030b0000"  # CPython 3.11, as in WHEEL_PYTHON
@@ -124,13 +124,13 @@ def known_flags(cc: Sequence[str], flags: Sequence[str]) -> list[str]:
     return [flag for flag in flags if known(flag)]
 
 
-# ---- ck-init -----------------------------------------------------------------------------------------------
+# ---- the helpers -----------------------------------------------------------------------------------------------
 
 
-def helper_sources() -> list[str]:
-    sources = sorted(str(path.relative_to(ROOT)) for path in (NATIVE / "init").glob("*.c"))
+def helper_sources(name: str) -> list[str]:
+    sources = sorted(str(path.relative_to(ROOT)) for pattern in HELPERS[name] for path in NATIVE.glob(pattern))
     if not sources:
-        raise BuildError(f"no sources in {PACKAGE}/init: the source tree is incomplete")
+        raise BuildError(f"no sources of {name} in {PACKAGE}: the source tree is incomplete")
     return sources
 
 
@@ -148,11 +148,11 @@ def build_helper(target: Path, cc: Sequence[str], *, arch: str | None = None, we
         note = "; ".join(problems)
     else:
         note = "the compiler does not link static position-independent programs"
-    print(f"note: {HELPER} gets fixed addresses: {note}", file=sys.stderr)
+    print(f"note: {target.name} gets fixed addresses: {note}", file=sys.stderr)
     link_helper(target, cc, "-static", arch=arch, werror=werror)
     problems = helper_problems(target.read_bytes(), arch or platform.machine())
     if problems:
-        raise BuildError(f"{HELPER} would not run as it must: {'; '.join(problems)}")
+        raise BuildError(f"{target.name} would not run as it must: {'; '.join(problems)}")
 
 
 def link_helper(target: Path, cc: Sequence[str], static: str, *, arch: str | None, werror: bool) -> None:
@@ -171,7 +171,7 @@ def link_helper(target: Path, cc: Sequence[str], static: str, *, arch: str | Non
             f"-I{PACKAGE}",
             "-include",
             str(hidden),
-            *helper_sources(),
+            *helper_sources(target.name),
             *HELPER_LINK,
             static,
         ]
@@ -192,7 +192,7 @@ def links_static_pie(cc: Sequence[str]) -> bool:
 def build_sanitized_helper(target: Path, cc: Sequence[str], *, werror: bool = False) -> None:
     """The same sources as an ordinary program under AddressSanitizer and UndefinedBehaviorSanitizer."""
     flags = [*SEMANTICS, *WARNINGS, *(["-Werror"] if werror else []), *SANITIZE]
-    compile_c([*cc, *flags, f"-I{PACKAGE}", *helper_sources(), "-o", str(target)])
+    compile_c([*cc, *flags, f"-I{PACKAGE}", *helper_sources(target.name), "-o", str(target)])
     target.chmod(0o755)
 
 
@@ -272,8 +272,9 @@ def generate_binding(source: Path) -> None:
     ffi.emit_c_code(str(source))
 
 
-def build_both(directory: Path, cc: Sequence[str], *, werror: bool = False) -> None:
-    build_helper(directory / HELPER, cc, werror=werror)
+def build_all(directory: Path, cc: Sequence[str], *, werror: bool = False) -> None:
+    for name in HELPERS:
+        build_helper(directory / name, cc, werror=werror)
     build_extension(directory / EXTENSION, cc, werror=werror)
 
 
@@ -293,7 +294,7 @@ if __name__ != "__main__":  # as a script, this file needs a compiler and not a 
             build_data["tag"] = f"{WHEEL_PYTHON}-abi3-{platform_tag}"
             try:
                 if version == "editable":
-                    build_both(NATIVE, find_compiler())
+                    build_all(NATIVE, find_compiler())
                 else:
                     build_data["force_include"].update(self._build_aside())
             except BuildError as error:
@@ -303,8 +304,8 @@ if __name__ != "__main__":  # as a script, this file needs a compiler and not a 
             """Build outside the tree, which may be read-only; what to include under which name."""
             self._scratch = tempfile.TemporaryDirectory()
             directory = Path(self._scratch.name)
-            build_both(directory, find_compiler())
-            return {str(directory / name): f"{PACKAGE}/{name}" for name in (HELPER, EXTENSION)}
+            build_all(directory, find_compiler())
+            return {str(directory / name): f"{PACKAGE}/{name}" for name in (*HELPERS, EXTENSION)}
 
         def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
             if self._scratch:
@@ -320,13 +321,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     place.add_argument("--inplace", action="store_true", help="put the results into the package tree")
     place.add_argument("--out", type=Path, metavar="DIR", help="put them there (default: below build/)")
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--arch", choices=sorted(PACKAGES_CROSS), help="only the helper, for that machine")
-    kind.add_argument("--sanitize", action="store_true", help="only the helper, with ASan and UBSan")
+    kind.add_argument("--arch", choices=sorted(PACKAGES_CROSS), help="only the helpers, for that machine")
+    kind.add_argument("--sanitize", action="store_true", help="only the helpers, with ASan and UBSan")
     parser.add_argument("--cc", help="the compiler's command (default: $CC, gcc, cc or clang)")
     parser.add_argument("--werror", action="store_true", help="a warning fails the build")
     arguments = parser.parse_args(argv)
     if arguments.inplace and arguments.arch:
-        parser.error("--inplace is for this machine's own helper: it does not go with --arch")
+        parser.error("--inplace is for this machine's own helpers: it does not go with --arch")
     return arguments
 
 
@@ -338,11 +339,13 @@ def main() -> int:
     try:
         cc = find_compiler(arguments.arch, arguments.cc)
         if arguments.sanitize:
-            build_sanitized_helper(directory / HELPER, cc, werror=arguments.werror)
+            for name in HELPERS:
+                build_sanitized_helper(directory / name, cc, werror=arguments.werror)
         elif arguments.arch:
-            build_helper(directory / HELPER, cc, arch=arguments.arch, werror=arguments.werror)
+            for name in HELPERS:
+                build_helper(directory / name, cc, arch=arguments.arch, werror=arguments.werror)
         else:
-            build_both(directory, cc, werror=arguments.werror)
+            build_all(directory, cc, werror=arguments.werror)
     except BuildError as error:
         print(f"build_ext.py: {error}", file=sys.stderr)
         return 1

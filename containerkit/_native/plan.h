@@ -108,6 +108,9 @@ enum ck_op_code {
     CK_OP_COUNT,
 };
 
+/* NAMESPACES: a bit of `a` that is none of CLONE_NEW*: open the root directory, too, as the last. */
+enum { CK_NAMESPACES_ROOT = 1 };
+
 /* The rights of Landlock that a file has: EXECUTE, WRITE_FILE, READ_FILE, TRUNCATE, IOCTL_DEV. */
 enum { CK_LANDLOCK_FILE = 0xc007 };
 

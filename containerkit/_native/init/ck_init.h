@@ -22,9 +22,8 @@ struct ctx {
     int go_fd;       /* the first process: its end of the socket to the helper */
     int userns_fd;   /* OUTSIDE: the new user namespace, opened when a mount needs it */
     int scratch_fd;  /* INSIDE: the workbench */
-    int pty_master;
-    int namespaces[8]; /* what op_namespaces opened */
-    uint32_t nnamespaces;
+    int given[12]; /* what the owner gets when the program runs: the terminal, namespaces */
+    uint32_t ngiven;
     int proc_fd;     /* our own /proc, when a cpu limit must be watched */
     uint64_t cpu_limit_ns, processors;
     uint64_t clock_shift; /* host time is our time plus this */

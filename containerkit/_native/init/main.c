@@ -333,7 +333,7 @@ static _Noreturn void first_process(int go)
     if (h->mode != CK_MODE_EXEC)
         reaper_main(h->mode == CK_MODE_INIT);
     struct ck_msg m = {.kind = CK_MSG_STARTED, .detail_len = h->nops * (uint32_t)sizeof(struct ck_time)};
-    if (send_msg(&m, ctx.shared->times, &ctx.pty_master, ctx.pty_master >= 0) < 0)
+    if (send_msg(&m, ctx.shared->times, ctx.given, ctx.ngiven) < 0)
         quit(71);
     run_stage(CK_STAGE_PROGRAM); /* returns only when it fails */
     quit(71);
@@ -468,7 +468,7 @@ int ck_main(void)
 {
     uint64_t t0 = now_ns();
     ctx.status_fd = CK_FD_STATUS;
-    ctx.first_pidfd = ctx.userns_fd = ctx.scratch_fd = ctx.pty_master = ctx.proc_fd = -1;
+    ctx.first_pidfd = ctx.userns_fd = ctx.scratch_fd = ctx.proc_fd = -1;
     for (int i = 0; i < CK_SLOTS; i++)
         ctx.slots[i] = -1;
     if (load_plan() < 0)

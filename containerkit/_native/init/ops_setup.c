@@ -118,6 +118,14 @@ int op_unshare(const struct ck_op *op)
     return r == 0 && op->a & CLONE_NEWTIME ? enter_time() : r;
 }
 
+/* What STARTED will bring: no plan of ours has more than a terminal, the namespaces and the root. */
+static void give(int fd)
+{
+    if (ctx.ngiven == countof(ctx.given))
+        quit(70);
+    ctx.given[ctx.ngiven++] = fd;
+}
+
 /* Opened while we may still be looked at: once PID 1 is not dumpable, not even its owner may (ptrace(2), access mode). */
 int op_namespaces(const struct ck_op *op)
 {
@@ -125,16 +133,15 @@ int op_namespaces(const struct ck_op *op)
         {"/proc/self/ns/user", CLONE_NEWUSER}, {"/proc/self/ns/mnt", CLONE_NEWNS},   {"/proc/self/ns/pid", CLONE_NEWPID},
         {"/proc/self/ns/net", CLONE_NEWNET},   {"/proc/self/ns/ipc", CLONE_NEWIPC},  {"/proc/self/ns/uts", CLONE_NEWUTS},
         {"/proc/self/ns/cgroup", CLONE_NEWCGROUP}, {"/proc/self/ns/time", CLONE_NEWTIME},
+        {"/", CK_NAMESPACES_ROOT},
     };
     for (uint32_t i = 0; i < countof(kinds); i++) {
         if (!(op->a & kinds[i].flag))
             continue;
-        if (ctx.nnamespaces == countof(ctx.namespaces))
-            return -EMFILE;
         int fd = (int)sys(openat, FD_CWD, kinds[i].path, O_RDONLY | CLOEXEC, 0);
         if (fd < 0)
             return fd;
-        ctx.namespaces[ctx.nnamespaces++] = fd;
+        give(fd);
     }
     return 0;
 }
@@ -440,7 +447,7 @@ int op_pty(const struct ck_op *op)
     for (int fd = 0; r >= 0 && fd < 3; fd++)
         r = (int)sys(dup3, peer, fd, 0);
     SYS1(__NR_close, peer);
-    ctx.pty_master = master;
+    give(master);
     return r < 0 ? r : 0;
 }
 

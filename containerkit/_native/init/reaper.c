@@ -179,7 +179,7 @@ static void take_signals(int sigfd, int program)
 _Noreturn void reaper_main(int has_program)
 {
     uint64_t all = ~0ull;
-    int fds[2 + countof(ctx.namespaces)], program = 0, nfds = 0;
+    int fds[1 + countof(ctx.given)], program = 0, nfds = 0;
 
     sys(rt_sigprocmask, 0 /* SIG_BLOCK */, &all, 0, 8);
     int sigfd = (int)sys(signalfd4, -1, &all, 8, CLOEXEC | 04000 /* SFD_NONBLOCK */);
@@ -195,11 +195,9 @@ _Noreturn void reaper_main(int has_program)
         if (program < 0 || ctx.shared->failed)
             quit(71);
         fds[nfds++] = fds[0];
-        if (ctx.pty_master >= 0)
-            fds[nfds++] = ctx.pty_master;
     }
-    for (uint32_t i = 0; i < ctx.nnamespaces; i++)
-        fds[nfds++] = ctx.namespaces[i];
+    for (uint32_t i = 0; i < ctx.ngiven; i++)
+        fds[nfds++] = ctx.given[i];
     struct ck_msg m = {.kind = CK_MSG_STARTED, .pid = program,
                        .detail_len = ctx.plan->nops * (uint32_t)sizeof(struct ck_time)};
     if (send_msg(&m, ctx.shared->times, fds, (uint32_t)nfds) < 0)
