@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .images.unpacking import Unpacking
     from .images.usage import DiskUsage
     from .kernel.calls import StrPath
+    from .volumes.volumes import Volumes
 
 __all__ = ["Store"]
 
@@ -72,6 +73,13 @@ class Store:
         from .containers.containers import Containers
 
         return Containers(self)
+
+    @cached_property
+    def volumes(self) -> Volumes:
+        """The volumes of the store."""
+        from .volumes.volumes import Volumes
+
+        return Volumes(self)
 
     def lease(self) -> Lease:
         """Keep what an operation makes until an image names it: ``with store.lease() as lease``."""
