@@ -97,6 +97,7 @@ class Code:
 
 
 HOP, BESIDE = 1, 2  # flags of a plan
+NAMESPACES_ROOT = 1  # of Code.NAMESPACES: open the root directory, too
 
 RECURSIVE = 1 << 0
 IDMAP = 1 << 1

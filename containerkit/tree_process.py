@@ -30,6 +30,7 @@ from .errors import ClosedHandle, InvalidLayer, InvalidValue, TreeProcessLost, U
 from .idmap import IdMap
 from .layers.apply import Applied
 from .layers.diff import Change
+from .layers.files import FileStatus, Where
 from .layers.limits import LayerLimits
 from .layers.pack import Packed
 from .layers.serve import PIECE, PLACES
@@ -226,6 +227,64 @@ class TreeProcess:
         with _believed():
             return [os.fsdecode(left.encode("latin-1")) for left in told]
 
+    # ---- files by their paths ----------------------------------------------------------------------------------------
+
+    def locate(self, root: int, path: bytes, *, follow: bool = True) -> Where:
+        """:func:`containerkit.layers.files.locate`."""
+        told = self._ask({"do": "locate", "path": path.decode("latin-1"), "follow": follow}, [], {"tree": root})
+        with _believed():
+            directory, name, status = told
+            found = None if status is None else _file_status(status)
+            return Where(directory.encode("latin-1"), name.encode("latin-1"), found)
+
+    def read_file(self, root: int, path: bytes, out: int) -> FileStatus:
+        """:func:`containerkit.layers.files.read_file`."""
+        told = self._ask({"do": "read_file", "path": path.decode("latin-1")}, [out], {"tree": root})
+        with _believed():
+            return _file_status(told)
+
+    def write_file(
+        self, root: int, path: bytes, source: int, status: FileStatus, xattrs: dict[bytes, bytes] | None = None
+    ) -> None:
+        """:func:`containerkit.layers.files.write_file`."""
+        request = {
+            "do": "write_file",
+            "path": path.decode("latin-1"),
+            "status": status[:5],
+            "xattrs": {key.decode("latin-1"): value.decode("latin-1") for key, value in (xattrs or {}).items()},
+        }
+        self._ask(request, [source], {"tree": root})
+
+    def pack_files(
+        self,
+        root: int,
+        path: bytes,
+        out: int,
+        top: bytes,
+        *,
+        owner: tuple[int, int] | None = None,
+        follow: bool = False,
+    ) -> FileStatus:
+        """:func:`containerkit.layers.files.pack_files`, to a descriptor to write to."""
+        request = {
+            "do": "pack_files",
+            "path": path.decode("latin-1"),
+            "top": top.decode("latin-1"),
+            "owner": owner,
+            "follow": follow,
+        }
+        told = self._ask(request, [out], {"tree": root})
+        with _believed():
+            return _file_status(told)
+
+    def unpack_files(self, root: int, path: bytes, source: int, *, limits: LayerLimits | None = None) -> int:
+        """:func:`containerkit.layers.files.unpack_files`, from a descriptor to read from."""
+        bounds = (limits or LayerLimits()).__getstate__()
+        request = {"do": "unpack_files", "path": path.decode("latin-1"), "limits": bounds}
+        told = self._ask(request, [source], {"tree": root})
+        with _believed():
+            return int(told)
+
     # ---- messages ----------------------------------------------------------------------------------------------------
 
     def _ask(
@@ -351,6 +410,11 @@ class TreeProcess:
 
     def __repr__(self) -> str:
         return f"<TreeProcess {'closed' if self._channel is None else f'pid={self._process.pid}'}>"
+
+
+def _file_status(told: Any) -> FileStatus:
+    mode, size, mtime_ns, uid, gid, link = told
+    return FileStatus(int(mode), int(size), int(mtime_ns), int(uid), int(gid), link.encode("latin-1"))
 
 
 class _Place:

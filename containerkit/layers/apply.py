@@ -30,7 +30,7 @@ from .limits import LayerLimits
 from .tar import Archive
 from .walk import set_mode
 
-__all__ = ["Applied", "apply"]
+__all__ = ["Applied", "Applying", "apply"]
 
 OPAQUE = "user.overlay.opaque"
 _WHITEOUT, _OPAQUE_MARK = b".wh.", b".wh..wh..opq"
@@ -92,7 +92,7 @@ def apply(
     digest = hashlib.sha256()
     with ahead(chunks(source, ratio_max=limits.ratio_max), digest) as pieces:
         archive = Archive(pieces, limits)
-        layer = _Layer(target, onto, owners)
+        layer = Applying(target, onto, owners)
         try:
             for entry in archive:
                 layer.add(entry, archive)
@@ -113,7 +113,7 @@ def apply(
     )
 
 
-class _Layer:
+class Applying:
     """A tree that is being changed."""
 
     def __init__(self, target: int, onto: bool, owners: bool) -> None:
@@ -221,16 +221,20 @@ class _Layer:
             self._remove(directory, last, entry.name)
             fd = os.open(last, _NEW, 0o600, dir_fd=directory)
         try:
-            if entry.size:
-                if entry.segments is None:
-                    _write(fd, archive.content(), entry.size)
-                else:
-                    _write_segments(fd, archive, entry)
-                self.bytes += entry.size
-            self._dress(fd, entry)
-            os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+            self._fill(fd, entry, archive)
         finally:
             os.close(fd)
+
+    def _fill(self, fd: int, entry: Entry, archive: Archive) -> None:
+        """A new file: its content, and then its attributes."""
+        if entry.size:
+            if entry.segments is None:
+                _write(fd, archive.content(), entry.size)
+            else:
+                _write_segments(fd, archive, entry)
+            self.bytes += entry.size
+        self._dress(fd, entry)
+        os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
 
     def _subdirectory(self, entry: Entry, directory: int, last: bytes) -> None:
         name = entry.name

@@ -9,7 +9,7 @@ import stat
 
 from .walk import Found, set_mode, walk
 
-__all__ = ["copy_tree"]
+__all__ = ["copy_tree", "fill"]
 
 _FICLONE = 0x40049409
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -106,7 +106,7 @@ def _copy_file(found: Found, directory: int) -> None:
         target = os.open(found.name, _NEW, 0o600, dir_fd=directory)
         try:
             if found.status.st_size:
-                _fill(source, target, found.status.st_size)
+                fill(source, target, found.status.st_size)
             _dress(source, target, found.status)
         finally:
             os.close(target)
@@ -114,7 +114,8 @@ def _copy_file(found: Found, directory: int) -> None:
         os.close(source)
 
 
-def _fill(source: int, target: int, size: int) -> None:
+def fill(source: int, target: int, size: int) -> None:
+    """The content of one file into another, an empty one: shared, or copied by the kernel; holes stay holes."""
     try:
         fcntl.ioctl(target, _FICLONE, source)
         return

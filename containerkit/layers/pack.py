@@ -22,7 +22,10 @@ from .walk import Found, entry_of, walk
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-__all__ = ["Packed", "pack_layer", "pack_tree", "source_date"]
+__all__ = ["Ids", "Packed", "Packing", "pack_layer", "pack_tree", "source_date"]
+
+Ids = tuple[Callable[[int], int], Callable[[int], int]]
+"""What becomes of a user's number, and of a group's."""
 
 _OPAQUE = "user.overlay.opaque"
 _REDIRECT = "user.overlay.redirect"
@@ -105,7 +108,7 @@ def _pack(
     tar = TarWriter(sink)
     opened = os.open(f"/proc/self/fd/{root}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        packing = _Packing(tar, limit, layer)
+        packing = Packing(tar, limit, layer, _inside())
         for found in walk(opened):
             packing.add(found)
     finally:
@@ -114,10 +117,13 @@ def _pack(
     return sink.packed(tar, packing.left_out)
 
 
-class _Packing:
-    def __init__(self, tar: TarWriter, limit: int | None, layer: bool) -> None:
+class Packing:
+    """Adds what is found in a tree to an archive, later names of a file as hard links. ``ids`` are what becomes of its
+    owners."""
+
+    def __init__(self, tar: TarWriter, limit: int | None, layer: bool, ids: Ids) -> None:
         self._tar, self._layer = tar, layer
-        self._uid, self._gid = _inside()
+        self._uid, self._gid = ids
         self._limit = None if limit is None else limit * 1_000_000_000
         self._first: dict[tuple[int, int], bytes] = {}
         self.left_out = 0
@@ -177,7 +183,7 @@ class _Packing:
         return status.st_mtime_ns if self._limit is None else min(status.st_mtime_ns, self._limit)
 
 
-def _inside() -> tuple[Callable[[int], int], Callable[[int], int]]:
+def _inside() -> Ids:
     """From owners on disk to those that programs saw. Root's are the same, because an idmapped mount lies between; an
     ordinary user's own id is root inside, and the ids behind it are his ranges in /etc/subuid and /etc/subgid."""
     if os.geteuid() == 0:

@@ -13,12 +13,15 @@ import socket
 from array import array
 from collections.abc import Callable
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ContainerkitError, InvalidLayer, SyscallError, Unsupported
 from ..kernel import calls, tree
 from .apply import apply
 from .limits import LayerLimits
+
+if TYPE_CHECKING:
+    from .files import FileStatus
 
 __all__ = ["PIECE", "PLACES", "main"]
 
@@ -225,6 +228,63 @@ def _remove(channel: socket.socket, request: Request, fds: list[int]) -> Any:
         return [os.fsencode(name).decode("latin-1") for name in left]
 
 
+# ---- files by their paths ------------------------------------------------------------------------------------------
+
+
+def _locate(channel: socket.socket, request: Request, fds: list[int]) -> Any:
+    from .files import locate
+
+    with _Tree(request["tree"], fds) as root:
+        where = locate(root, request["path"].encode("latin-1"), follow=request["follow"])
+    return [where.directory.decode("latin-1"), where.name.decode("latin-1"), _told(where.status)]
+
+
+def _told(status: FileStatus | None) -> list[Any] | None:
+    return None if status is None else [*status[:5], status.link.decode("latin-1")]
+
+
+def _read_file(channel: socket.socket, request: Request, fds: list[int]) -> Any:
+    from .files import read_file
+
+    with _Tree(request["tree"], fds) as root:
+        return _told(read_file(root, request["path"].encode("latin-1"), fds[0]))
+
+
+def _write_file(channel: socket.socket, request: Request, fds: list[int]) -> Any:
+    from .files import FileStatus, write_file
+
+    xattrs = {key.encode("latin-1"): value.encode("latin-1") for key, value in request["xattrs"].items()}
+    mode, size, mtime_ns, uid, gid = request["status"]
+    status = FileStatus(mode, size, mtime_ns, uid, gid, b"")
+    with _Tree(request["tree"], fds) as root:
+        write_file(root, request["path"].encode("latin-1"), fds[0], status, xattrs)
+
+
+def _pack_files(channel: socket.socket, request: Request, fds: list[int]) -> Any:
+    from .files import pack_files
+
+    owner = request["owner"]
+    # Closed before the answer: who reads it sees its end.
+    with _Tree(request["tree"], fds) as root, open(os.dup(fds[0]), "wb", buffering=PIECE) as out:
+        return _told(
+            pack_files(
+                root,
+                request["path"].encode("latin-1"),
+                out,
+                request["top"].encode("latin-1"),
+                owner=None if owner is None else (owner[0], owner[1]),
+                follow=request["follow"],
+            )
+        )
+
+
+def _unpack_files(channel: socket.socket, request: Request, fds: list[int]) -> Any:
+    from .files import unpack_files
+
+    with _Tree(request["tree"], fds) as root, open(fds[0], "rb", buffering=0, closefd=False) as source:
+        return unpack_files(root, request["path"].encode("latin-1"), source, limits=LayerLimits(**request["limits"]))
+
+
 _DO: dict[str, Callable[[socket.socket, Request, list[int]], Any]] = {
     "apply": _apply,
     "pack": _pack,
@@ -232,4 +292,9 @@ _DO: dict[str, Callable[[socket.socket, Request, list[int]], Any]] = {
     "usage": _usage,
     "copy": _copy,
     "remove": _remove,
+    "locate": _locate,
+    "read_file": _read_file,
+    "write_file": _write_file,
+    "pack_files": _pack_files,
+    "unpack_files": _unpack_files,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import struct
@@ -16,6 +17,16 @@ __all__ = ["Found", "attributes", "entry_of", "set_mode", "walk"]
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _RESOLVE = calls.RESOLVE_BENEATH | calls.RESOLVE_NO_XDEV | calls.RESOLVE_NO_SYMLINKS | calls.RESOLVE_NO_MAGICLINKS
+_ACROSS = _RESOLVE & ~calls.RESOLVE_NO_XDEV
+_DEPTH_MAX = 256
+"""Directories in one another that are followed: each costs a descriptor, and nothing bounds what a stranger makes."""
+
+# File systems that show the kernel's state, and no files: proc, sysfs, cgroup and cgroup2, devpts, mqueue, securityfs,
+# debugfs, tracefs, bpf, configfs, selinuxfs, binfmt_misc (statfs(2)).
+_OF_THE_KERNEL = frozenset(
+    (0x9FA0, 0x62656572, 0x27E0EB, 0x63677270, 0x1CD1, 0x19800202, 0x73636673, 0x64626720, 0x74726163, 0xCAFE4A11,
+     0x62656570, 0xF97CFF8C, 0x42494E4D)
+)  # fmt: skip
 _KINDS = {
     stat.S_IFREG: Kind.FILE,
     stat.S_IFDIR: Kind.DIRECTORY,
@@ -40,15 +51,17 @@ class Found(NamedTuple):
         return stat.S_ISCHR(self.status.st_mode) and self.status.st_rdev == 0
 
 
-def walk(root: int) -> Iterator[Found]:
+def walk(root: int, *, mounts: bool = False) -> Iterator[Found]:
     """Everything below a directory, each directory before what is in it, names in the order of their bytes.
 
-    A name that vanishes meanwhile is left out; a directory on another mount is refused (EXDEV).
+    A name that vanishes meanwhile is left out; a directory on another mount is refused (EXDEV). With ``mounts`` it is
+    entered, but for those that show the kernel's state (/proc, /sys): of these there is the directory alone. More than
+    256 directories in one another are refused (ENAMETOOLONG).
     """
-    yield from _walk(root, b"")
+    yield from _walk(root, b"", mounts, 0)
 
 
-def _walk(directory: int, above: bytes) -> Iterator[Found]:
+def _walk(directory: int, above: bytes, mounts: bool, depth: int) -> Iterator[Found]:
     for name in sorted(os.listdir(directory), key=os.fsencode):
         try:
             status = os.stat(name, dir_fd=directory, follow_symlinks=False)
@@ -57,15 +70,19 @@ def _walk(directory: int, above: bytes) -> Iterator[Found]:
         path = above + os.fsencode(name)
         yield Found(path, name, directory, status)
         if stat.S_ISDIR(status.st_mode):
+            if depth == _DEPTH_MAX:
+                hint = f"there are more than {_DEPTH_MAX} directories in one another"
+                raise syscall_error(errno.ENAMETOOLONG, "openat2", os.fsdecode(path), hint)
             try:
-                child = calls.openat2(directory, name, _OPEN, resolve=_RESOLVE)
+                child = calls.openat2(directory, name, _OPEN, resolve=_ACROSS if mounts else _RESOLVE)
             except FileNotFoundError:
                 continue
             except SyscallError as error:
                 hint = "nothing may be mounted in the tree, and the caller must be allowed to read all of it"
                 raise syscall_error(error.errno or 0, "openat2", os.fsdecode(path), hint) from None
             try:
-                yield from _walk(child, path + b"/")
+                if not (mounts and calls.fs_magic(child) in _OF_THE_KERNEL):
+                    yield from _walk(child, path + b"/", mounts, depth + 1)
             finally:
                 os.close(child)
 

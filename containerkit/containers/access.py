@@ -1,0 +1,142 @@
+"""The files of a container, whether it runs or not, for a process that works on them with the container's own ids.
+
+Nobody here enters a container. What is handed about is a descriptor of its root directory, which its PID 1, a program
+of ours, has opened before anything of the container ran. The work is done by a :class:`TreeProcess` in the container's
+user namespace: it may do there what the container's root may, and nothing outside, and its own programs and libraries
+are the host's. So it does not matter what the container's links lead to, or what lies in its /lib (CVE-2019-14271), or
+who exchanges its directories meanwhile (CVE-2018-15664).
+
+A container that does not run gets its mounts and ids for the while, and no program: a PID 1 of ours that waits. Its
+tmpfs are not there then, nor /proc, /sys and /dev; its volumes and binds are, as docker has it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from .._container_errors import WrongState
+from ..errors import Busy
+from ..kernel.fd import Fd
+from ..launch import Launch
+from ..namespace import Namespace
+from ..namespaces import Namespaces
+from ..overlayfs import OverlayFS
+from ..process import DEVNULL, Process
+from ..security import Capabilities, Security
+from ..tree_process import TreeProcess
+
+if TYPE_CHECKING:
+    from ..images.image import Held
+    from .container import Container
+
+__all__ = ["Tree", "is_running", "merged", "tree"]
+
+_PATIENCE = 30.0  # seconds until another copy to or from a stopped container has ended
+
+
+class Tree:
+    """The files of a container, while the block of :func:`tree` lasts.
+
+    Attributes:
+        process: works on them, with the ids that they have inside.
+    """
+
+    __slots__ = ("_root", "process")
+
+    def __init__(self, root: Fd, process: TreeProcess) -> None:
+        self._root, self.process = root, process
+
+    def fileno(self) -> int:
+        """A descriptor of the root directory (O_PATH), for ``process``."""
+        return self._root.fileno()
+
+
+@contextmanager
+def tree(container: Container) -> Iterator[Tree]:
+    """The files of a container as they are now.
+
+    Raises ContainerNotFound; SpawnError when they cannot be mounted; Busy when something else than a container uses its
+    changes.
+    """
+    with ExitStack() as stack:
+        user, root = _handles(container, stack)
+        yield Tree(root, stack.enter_context(TreeProcess(userns=user)))
+
+
+def is_running(container: Container) -> bool:
+    """Whether its monitor lives (flock(2) on the file that it holds)."""
+    try:
+        fd = os.open("lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=container.directory.fileno())
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _handles(container: Container, stack: ExitStack) -> tuple[Namespace, Fd]:
+    """Its user namespace and its root directory: of the running container, or made for the while."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            if is_running(container):
+                return _running_handles(container, stack)
+            with ExitStack() as attempt:
+                found = _held_handles(container, attempt)
+                if not is_running(container):
+                    stack.push(attempt.pop_all())
+                    return found
+        except (WrongState, Busy):  # it has ended since; or it begins, or another copy is under way
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
+
+
+def _running_handles(container: Container, stack: ExitStack) -> tuple[Namespace, Fd]:
+    from .running import running
+
+    with running(container) as handles:
+        user = next(fd for kind, fd in handles.namespaces if kind == "user")
+        assert handles.root is not None  # noqa: S101  every monitor of ours gives it
+        root = stack.enter_context(Fd(os.dup(handles.root.fileno())))
+        return stack.enter_context(Namespace(os.dup(user.fileno()))), root
+
+
+def _held_handles(container: Container, stack: ExitStack) -> tuple[Namespace, Fd]:
+    """Its mounts, with a first process that waits.
+
+    The start locks the upper layer: two overlays upon one are undefined, and the kernel does not refuse them.
+    """
+    launch = Launch(
+        (),
+        hold=True,
+        offer=True,
+        root=merged(container, stack, read_only=container.spec.read_only),
+        namespaces=Namespaces(user="new", mnt="new", pid="new"),
+        mounts=_mounts(container),
+        security=Security(capabilities=Capabilities()),
+    )
+    process = Process._from_launch(launch, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
+    stack.callback(process.close)
+    user, root = (os.dup(process._started.namespaces[place]) for place in (0, -1))
+    return stack.enter_context(Namespace(user)), stack.enter_context(Fd(root))
+
+
+def merged(container: Container, stack: ExitStack, *, read_only: bool = False) -> OverlayFS:
+    """Its image's layers and its changes as one, while the block of ``stack`` lasts."""
+    held: Held = stack.enter_context(container.image.hold())
+    place = f"{container._store.path}/containers/{container.id}/rw"
+    return OverlayFS(held.root.lower, f"{place}/upper", f"{place}/work", read_only=read_only, within=held.root.within)
+
+
+def _mounts(container: Container) -> Sequence[Any]:
+    return ()
