@@ -58,8 +58,8 @@ class Launch:
 
     __slots__ = (
         "affinity", "args", "bounds", "cgroup", "cpu_seconds", "cwd", "domainname", "env", "groups", "hold",
-        "host_root", "hostname", "idmap", "init", "join", "mounts", "namespaces", "nice", "oom_score_adj", "over",
-        "over_root", "owns_all_ids", "pass_fds", "rlimits", "root", "security", "session", "supervisor", "tty",
+        "host_root", "hostname", "idmap", "init", "join", "mounts", "namespaces", "nice", "offer", "oom_score_adj",
+        "over", "over_root", "owns_all_ids", "pass_fds", "rlimits", "root", "security", "session", "supervisor", "tty",
         "umask", "user", "witness", "workdir",
     )  # fmt: skip
 
@@ -91,6 +91,7 @@ class Launch:
         init: bool | None = None,
         cpu_seconds: float | None = None,
         hold: bool = False,
+        offer: bool = False,
         join: Sequence[tuple[str, int]] = (),
         over: Sequence[Mount] = (),
         over_root: Root | None = None,
@@ -98,7 +99,8 @@ class Launch:
         bounds: Callable[[], Bounds] | None = None,
         witness: Witness | None = None,
     ) -> None:
-        """Beside the options of Process: ``hold`` waits instead of running a program; ``join`` are a
+        """Beside the options of Process: ``hold`` waits instead of running a program; ``offer`` has its namespaces and
+        root opened, for its owner to give to those who join; ``join`` are a
         sandbox's namespaces, (kind, descriptor) with the user namespace first, ``over`` and ``over_root`` its mounts
         and its root; ``bounds`` makes the control group that its limits need, and ``witness`` knows
         what the sandbox's own had counted before.
@@ -121,7 +123,7 @@ class Launch:
         self.rlimits, self.umask = rlimits or {}, umask
         self.hostname, self.domainname, self.session = hostname, domainname, session
         self.nice, self.affinity, self.oom_score_adj = nice, affinity, oom_score_adj
-        self.cpu_seconds, self.hold = cpu_seconds, hold
+        self.cpu_seconds, self.hold, self.offer = cpu_seconds, hold, offer
         self.join, self.over, self.over_root, self.host_root = join, over, over_root, host_root
         self.init = self.namespaces.new("pid") if init is None else init
         # Asked once for all of a start: it takes a system call that is slow for what it is.
@@ -330,6 +332,8 @@ def _compile_mounts(build: Build, launch: Launch, upper: TemporaryTree | Fd | He
         build.plan.add(_pty_op(launch.tty))
     _complete_namespaces(build, launch)
     build.plan.add(_PIVOT)
+    if launch.offer:
+        build.plan.add(_OFFER_ROOT)
 
 
 def _complete_namespaces(build: Build, launch: Launch) -> None:
@@ -337,7 +341,7 @@ def _complete_namespaces(build: Build, launch: Launch) -> None:
     ns = launch.namespaces
     build.need_network()
     walls.namespace_settings(build.plan, launch)
-    if launch.hold:
+    if launch.hold or launch.offer:
         kinds = [kind for kind, which in ns.items() if which == "new"]
         flags = sum(calls.CLONE_FLAGS[kind] for kind in kinds)
         words = f"open its {', '.join(kinds)} namespaces for those who will join"
@@ -368,6 +372,7 @@ _READ_ONLY = Op(Code.ATTR, Stage.INSIDE, "make the root read-only", slot=p.SLOT_
 _TERMINALS = Op(
     Code.CLONE, Stage.INSIDE, "open the sandbox's terminals", b"dev/pts", flags=p.SAME_MOUNT, slot=p.SLOT_PTS
 )
+_OFFER_ROOT = Op(Code.NAMESPACES, Stage.INSIDE, "open the root for those who copy", a=p.NAMESPACES_ROOT)
 _PIVOT = Op(Code.PIVOT, Stage.INSIDE, "make it the root directory, and detach the old one", slot=p.SLOT_ROOT)
 
 

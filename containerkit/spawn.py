@@ -21,9 +21,9 @@ from .plan import Code, Mode, Plan
 
 __all__ = ["Exit", "Started", "Starting"]
 
-_MESSAGE = struct.Struct("=IIiiiiiIIIQQQQQQQQQQQ")
-_CLONED, _FAILED, _STARTED, _HOPPED, _EXITED, _COMPLETE, _LISTENER = range(1, 8)
-_BUFFER = _MESSAGE.size + 4096 * 8
+MESSAGE = struct.Struct("=IIiiiiiIIIQQQQQQQQQQQ")
+_CLONED, FAILED, STARTED, _HOPPED, _EXITED, _COMPLETE, _LISTENER = range(1, 8)
+BUFFER = MESSAGE.size + 4096 * 8
 _NO_FDS = [-1] * 16
 _NOT_AN_OPERATION = 0xFFFFFFFF
 _WEXITED = 4
@@ -131,7 +131,7 @@ class Starting:
         self._helper = ffi.new("int *", -1)
         self._name = b""
         self._failed = False
-        self._buffer = bytearray(_BUFFER)
+        self._buffer = bytearray(BUFFER)
         self._fds = ffi.new("int[16]", _NO_FDS)
         self.started = Started()
         self.started.marks.append(("begin", time.monotonic_ns()))
@@ -209,13 +209,13 @@ class Starting:
     def _receive(self, timeout_ms: int) -> int:
         count = ffi.new("int *", len(_NO_FDS))
         view = ffi.from_buffer("char[]", self._buffer, require_writable=True)
-        return int(lib.ck_recv(self.started.status, view, _BUFFER, self._fds, count, timeout_ms))
+        return int(lib.ck_recv(self.started.status, view, BUFFER, self._fds, count, timeout_ms))
 
     def _take(self) -> None:
         """Give what a message brought its place. Doing so twice changes nothing."""
         started, fds = self.started, [fd for fd in ffi.unpack(self._fds, len(_NO_FDS)) if fd >= 0]
-        kind, op, err, sysno, arg, pid, _, _, detail_len, _, t0 = _MESSAGE.unpack_from(self._buffer)[:11]
-        detail = bytes(memoryview(self._buffer)[_MESSAGE.size : _MESSAGE.size + detail_len])
+        kind, op, err, sysno, arg, pid, _, _, detail_len, _, t0 = MESSAGE.unpack_from(self._buffer)[:11]
+        detail = bytes(memoryview(self._buffer)[MESSAGE.size : MESSAGE.size + detail_len])
         if kind == _CLONED:
             started.first, started.first_pid = fds[0], pid
         elif kind == _HOPPED:
@@ -226,7 +226,7 @@ class Starting:
             self._plan.supervision.attach(fds[0])
         elif kind == _COMPLETE:
             self._attest()
-        elif kind == _STARTED:
+        elif kind == STARTED:
             started.times, started.t0 = detail, t0
             if self._plan.mode is Mode.INIT:
                 started.program = fds.pop(0)
@@ -234,7 +234,7 @@ class Starting:
                 started.pty = fds.pop(0)
             started.namespaces = fds
             self._running = True
-        elif kind == _FAILED:
+        elif kind == FAILED:
             ops = self._plan.ops
             raise _diagnose().spawn_error(ops[op] if op != _NOT_AN_OPERATION else None, err, sysno, arg, detail)
         self._fds[0 : len(_NO_FDS)] = _NO_FDS
@@ -386,14 +386,14 @@ def poll(fds: Sequence[int], timeout: float | None) -> int:
 
 def read_exit(status: int) -> Exit | None:
     """PID 1's last message, if it has come: the program's wait status and the usage of everything it reaped."""
-    buffer = bytearray(_MESSAGE.size)
+    buffer = bytearray(MESSAGE.size)
     count = ffi.new("int *", 0)
     size = lib.ck_recv(
-        status, ffi.from_buffer("char[]", buffer, require_writable=True), _MESSAGE.size, ffi.NULL, count, 0
+        status, ffi.from_buffer("char[]", buffer, require_writable=True), MESSAGE.size, ffi.NULL, count, 0
     )
-    if size < _MESSAGE.size:
+    if size < MESSAGE.size:
         return None
-    message = _MESSAGE.unpack(buffer)
+    message = MESSAGE.unpack(buffer)
     if message[0] != _EXITED:
         raise ContainerkitError(f"unexpected message {message[0]} from PID 1")
     return Exit(message[6], message[7], message[11], message[12:])

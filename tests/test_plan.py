@@ -116,7 +116,7 @@ def layout(header: str, name: str) -> struct.Struct:
 def test_structures_have_the_same_layout_on_both_ends(header: str) -> None:
     from containerkit import spawn
 
-    pairs = (("ck_plan_header", plan._HEADER), ("ck_op", plan._OP), ("ck_msg", spawn._MESSAGE))
+    pairs = (("ck_plan_header", plan._HEADER), ("ck_op", plan._OP), ("ck_msg", spawn.MESSAGE))
     for name, ours in pairs:
         theirs = layout(header, name)
         assert theirs.size == ours.size, name

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .cgroup import Cgroup
     from .start import Bounds
 
-__all__ = ["Account", "Witness", "account"]
+__all__ = ["Account", "Witness", "account", "exact_usage"]
 
 
 class Account(NamedTuple):
@@ -71,7 +71,9 @@ def _account(process: Process, usage: Usage, killed: bool) -> Account:
             found = None
     if found is not None and not found.victims and killed:
         found = found._replace(victims=(program,))
-    return Account(usage if own is None else _exact(usage, own), found, None if own is None else _forks_refused(own))
+    if own is None:
+        return Account(usage, found, None)
+    return Account(exact_usage(usage, own), found, _forks_refused(own))
 
 
 def _among(pids: set[int], found: Oom) -> bool:
@@ -89,7 +91,7 @@ _FILES_V1 = {
 }
 
 
-def _exact(usage: Usage, own: Cgroup) -> Usage:
+def exact_usage(usage: Usage, own: Cgroup) -> Usage:
     """The usage with what the group knows better: all that was ever in it, at one time."""
     v1: dict[str, str] = {}
     v2: dict[str, str] = {}

@@ -23,14 +23,24 @@ class Running:
     Attributes:
         first: the id of its PID 1, for the caller.
         init: a pidfd of PID 1.
+        program: a pidfd of its program.
         namespaces: (kind, descriptor) of each that is its own, the user namespace first.
+        root: its root directory, to open paths in (openat2(2), RESOLVE_IN_ROOT).
     """
 
-    __slots__ = ("first", "init", "namespaces")
+    __slots__ = ("first", "init", "namespaces", "program", "root")
 
-    def __init__(self, init: Fd, namespaces: Sequence[tuple[str, Fd]]) -> None:
-        self.init, self.namespaces = init, namespaces
+    def __init__(
+        self, init: Fd, namespaces: Sequence[tuple[str, Fd]], program: Fd | None = None, root: Fd | None = None
+    ) -> None:
+        self.init, self.namespaces, self.program, self.root = init, namespaces, program, root
         self.first = calls.pid_of(init.fileno())
+
+    def close(self) -> None:
+        """Idempotent; the container goes on."""
+        for fd in (self.init, self.program, self.root, *(fd for _, fd in self.namespaces)):
+            if fd is not None:
+                fd.close()
 
     def namespace(self, kind: str) -> int | None:
         """The inode number of one; None when it shares the caller's."""
@@ -45,7 +55,11 @@ def not_running(container: Container, status: str) -> WrongState:
 @contextmanager
 def running(container: Container) -> Iterator[Running]:
     """Its handles, while the block runs. Raises WrongState when it does not run."""
-    from .control import Control  # type: ignore[import-not-found,unused-ignore]
+    from .control import Control
 
     with Control(container.directory.fileno()) as control:
-        yield control.handles()
+        handles = control.handles()
+    try:
+        yield handles
+    finally:
+        handles.close()
