@@ -16,12 +16,16 @@ from .storage.sweep import Swept, sweep
 from .storage.trash import Trash
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from .containers.containers import Containers
     from .images.fsck import Report
     from .images.images import Images
     from .images.unpacking import Unpacking
     from .images.usage import DiskUsage
     from .kernel.calls import StrPath
+    from .storage.events import StoreEvent
+    from .storage.moments import Moment
     from .volumes.volumes import Volumes
 
 __all__ = ["Store"]
@@ -103,8 +107,57 @@ class Store:
         """
         self.home.spend_reserve()
         swept = sweep(self.home, self.database, self.trash, partial=partial)
+        swept = swept._replace(leftovers=swept.leftovers + self._recover())
         self.trash.empty()
         return swept
+
+    def _recover(self) -> int:
+        """What killed programs have left of containers. Loaded only in a store that has ever had one."""
+        if not os.listdir(self.home.directory("containers")):
+            return 0
+        from .containers.recover import recover
+
+        return recover(self)
+
+    def events(
+        self,
+        *,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        follow: bool = False,
+        type: str | Sequence[str] = (),
+        action: str | Sequence[str] = (),
+        container: str | Sequence[str] = (),
+        volume: str | Sequence[str] = (),
+        image: str | Sequence[str] = (),
+        label: str | Sequence[str] = (),
+    ) -> Iterator[StoreEvent]:
+        """What has happened in the store, the oldest first: what is still kept of it, at most some megabytes.
+
+        Args:
+            since, until: only what happened then or later; then or before. A datetime with its zone, a timedelta (so
+                long ago), or seconds since 1970.
+            follow: go on with what happens, in this program or another, until ``until``; without ``since`` only that.
+            type: "container", "volume", "image", or several. ``action``: "start", "die", ..., or several.
+            container, volume, image: an id, the beginning of one, or a name, or several. One of all of them must fit.
+            label: ``"key=value"`` of the attributes ("exitCode=0"), or several that must all be there.
+
+        Raises InvalidValue for a time without zone.
+        """
+        from .storage.events import events
+
+        return events(
+            self.home,
+            since=since,
+            until=until,
+            follow=follow,
+            type=type,
+            action=action,
+            container=container,
+            volume=volume,
+            image=image,
+            label=label,
+        )
 
     def disk_usage(self) -> DiskUsage:
         """What takes how much room, and how much of it could be had back."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..images.reference import Reference
     from ..limits import Limits
     from ..process import Process
+    from ..storage.home import Home
     from ..store import Store
     from .spec import ContainerSpec, Restart
     from .state import Status  # type: ignore[import-not-found,attr-defined,unused-ignore]
@@ -94,8 +95,7 @@ class Container:
     @property
     def name(self) -> str:
         """Its name, which :meth:`rename` may have changed. Raises ContainerNotFound when it was removed."""
-        self._name = self.row().name
-        return self._name
+        return self.row().name
 
     @property
     def image(self) -> Image:
@@ -107,7 +107,18 @@ class Container:
         """Whether it runs, since when, how it ended; by what the kernel says of its monitor."""
         from .life import status  # type: ignore[import-not-found,attr-defined,unused-ignore]
 
-        return status(self)
+        found: Status = status(self)
+        return found
+
+    @property
+    def known_name(self) -> str:
+        """Its name as it was when this object was made, or last asked for its name."""
+        return self._name
+
+    @property
+    def home(self) -> Home:
+        """The directories of its store."""
+        return self._store.home
 
     def row(self) -> Row:
         """What the store has of it now. Raises ContainerNotFound when it was removed."""
@@ -115,7 +126,9 @@ class Container:
             found = rows.execute(f"{SELECT} WHERE id = ?", (self.id,)).fetchone()
         if found is None:
             raise self.gone()
-        return Row(*found)
+        row = Row(*found)
+        self._name = row.name
+        return row
 
     def gone(self) -> ContainerNotFound:
         """The error for one that is not there any more."""
@@ -126,7 +139,7 @@ class Container:
     def reload(self) -> Self:
         """Read again what :meth:`update` and :meth:`rename` may have changed."""
         row = self.row()
-        self._name, self._spec = row.name, row.spec
+        self._spec = row.spec
         self.__dict__.pop("spec", None)
         return self
 

@@ -14,6 +14,7 @@ from ..security import Security
 from . import filters
 from .container import SELECT, Container, Row
 from .creating import create, make_spec
+from .events import emit
 from .names import check_name
 from .spec import Health, Restart
 
@@ -224,7 +225,7 @@ class Containers:
             if everything and wanted.statuses is None and wanted.exited is None and wanted.health is None:
                 yield container
                 continue
-            status = status_of(self._store, row)
+            status = status_of(container, row)
             if wanted.takes_status(status) and (everything or status.status in ("running", "paused", "restarting")):
                 yield container
 
@@ -249,7 +250,7 @@ class Containers:
 
     def rename(self, container: str | Container, name: str) -> None:
         """See Container.rename()."""
-        found = self.get(container)
+        found = container if isinstance(container, Container) else self.get(container)
         check_name(name)
         with self._store.database.write(durable=False) as rows:
             before = rows.execute("SELECT name FROM containers WHERE id = ?", (found.id,)).fetchone()
@@ -259,6 +260,7 @@ class Containers:
                 rows.execute("UPDATE containers SET name = ? WHERE id = ?", (name, found.id))
             except sqlite3.IntegrityError:
                 raise NameTaken(f"another container has the name {name!r}: remove or rename that one first") from None
+        emit(found.reload(), "rename", oldName=before[0])
 
     def prune(
         self, *, until: float | datetime | None = None, label: str | Sequence[str] = (), volumes: bool = False

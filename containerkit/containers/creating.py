@@ -15,6 +15,7 @@ from ..errors import InvalidValue
 from ..mounttree import MountTree
 from ..value import Value
 from .container import Container, Row
+from .events import emit
 from .names import check_name, random_id, random_name
 from .spec import ContainerSpec, Health
 from .value_json import dump
@@ -61,7 +62,9 @@ def _create(store: Store, image: Image, spec: ContainerSpec, row: Row) -> Contai
         except BaseException:
             store.trash.take(containers, row.id)
             raise
-    return Container(store, row, spec)
+    made = Container(store, row, spec)
+    emit(made, "create", **spec.labels)
+    return made
 
 
 def _insert(store: Store, rows: Connection, row: Row) -> None:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import InvalidValue
+from ..storage.labels import has_labels
 
 if TYPE_CHECKING:
     from .container import Container
     from .state import Status  # type: ignore[import-not-found,attr-defined,unused-ignore]
 
-__all__ = ["STATUSES", "Filter", "has_labels", "pattern"]
+__all__ = ["STATUSES", "Filter", "pattern"]
 
 STATUSES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
 
@@ -54,16 +55,6 @@ class Filter(NamedTuple):
         if self.exited is not None and (status.status not in ("exited", "dead") or status.exit_code not in self.exited):
             return False
         return self.health is None or (status.health or "none") in self.health
-
-
-def has_labels(labels: object, wanted: Sequence[str]) -> bool:
-    """Whether all of ``"key"`` and ``"key=value"`` are there."""
-    assert isinstance(labels, dict)  # noqa: S101  the converter makes one
-    for text in wanted:
-        key, equals, value = text.partition("=")
-        if key not in labels or (equals and labels[key] != value):
-            return False
-    return True
 
 
 def pattern(name: str | None) -> re.Pattern[str] | None:

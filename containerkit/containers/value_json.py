@@ -53,7 +53,10 @@ def dump(value: Value) -> str:
 def load(text: str) -> Any:
     """What :func:`dump` was given. Raises StoreError for what this version does not know."""
     try:
-        return _decode(json.loads(text))
+        value = _decode(json.loads(text))
+        if not isinstance(value, Value):
+            raise TypeError("no value")
+        return value
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise StoreError(
             f"the store describes a container in a way that this containerkit does not know ({error}): upgrade it"
@@ -76,7 +79,8 @@ def _encode(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [_encode(part) for part in value]
     if isinstance(value, Mapping):
-        return {_KIND: "map", "items": [[_encode(key), _encode(part)] for key, part in value.items()]}
+        content = {key: _encode(part) for key, part in value.items()}
+        return {_KIND: "map", "items": content} if _KIND in content else content
     raise TypeError(f"{value!r} cannot be kept for another program")
 
 
@@ -88,7 +92,7 @@ def _encode_value(value: Value) -> dict[str, Any]:
     encoded: dict[str, Any] = {_KIND: kind}
     for one in value._fields:
         part = getattr(value, one.name)
-        if part is not one.default and part != one.default:
+        if part is not one.default and part != one.default and part != {}:  # a mapping's default is converted to that
             encoded[one.name] = _encode(part)
     return encoded
 
@@ -122,12 +126,14 @@ def _decode(value: Any) -> Any:
         return tuple(map(_decode, value))
     if not isinstance(value, dict):
         return value
+    if _KIND not in value:
+        return {key: _decode(part) for key, part in value.items()}
     content = dict(value)
     kind = content.pop(_KIND)
     if kind == "bytes":
         return base64.b64decode(content["base64"])
     if kind == "map":
-        return {_decode(key): _decode(part) for key, part in content["items"]}
+        return {key: _decode(part) for key, part in content["items"].items()}
     if kind == "Capabilities":
         return Capabilities(*content["names"])
     if _PRESET in content:

@@ -24,6 +24,7 @@ from .config import ImageConfig
 from .digest import Digest
 
 if TYPE_CHECKING:
+    from ..storage.database import Connection
     from ..store import Store
 
 __all__ = ["Problem", "Report", "fsck"]
@@ -197,6 +198,8 @@ def _blob_of(store: Store, diff_id: str) -> str | None:
 
 def _remove_users(store: Store, key: str) -> str:
     with store.database.write() as rows:
+        if containers := _containers(rows, "SELECT image FROM image_layers WHERE layer = ?", key):
+            return f"not removed: the containers {containers} need it; remove them, or load their image again"
         found = rows.execute("SELECT DISTINCT image FROM image_layers WHERE layer = ?", (key,)).fetchall()
         rows.executemany("DELETE FROM images WHERE id = ?", found)
         rows.execute("DELETE FROM layers WHERE key = ?", (key,))
@@ -213,10 +216,21 @@ def _images(store: Store, repair: bool, deep: bool) -> Iterator[Problem]:
         damage = _image_damage(store, image, raw)
         if damage is None:
             continue
-        if repair:
-            with store.database.write() as rows:
-                rows.execute("DELETE FROM images WHERE serial = ?", (serial,))
-        yield Problem("image", image, damage, "removed" if repair else None)
+        yield Problem("image", image, damage, _remove_image(store, serial) if repair else None)
+
+
+def _remove_image(store: Store, serial: int) -> str:
+    with store.database.write() as rows:
+        if containers := _containers(rows, "SELECT id FROM images WHERE serial = ?", serial):
+            return f"not removed: the containers {containers} were made from it; remove them first"
+        rows.execute("DELETE FROM images WHERE serial = ?", (serial,))
+    return "removed"
+
+
+def _containers(rows: Connection, images: str, key: str | int) -> str:
+    """The names of those that were made from some images, whose files are all that they have."""
+    found = rows.execute(f"SELECT name FROM containers WHERE image IN ({images}) ORDER BY name", (key,))  # noqa: S608
+    return ", ".join(name for (name,) in found)
 
 
 def _image_damage(store: Store, image: str, raw: bytes) -> str | None:

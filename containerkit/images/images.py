@@ -152,13 +152,16 @@ class Images:
             if not rows.execute("SELECT 1 FROM images WHERE serial = ?", (found._row.serial,)).fetchone():
                 raise found._gone()
             _name(rows, name, found._row.manifest, time.time(), True)
+        removal.tell(self._store, "tag", found.id, str(name))
 
     def untag(self, reference: str | Reference) -> None:
         """Take a name away; the image stays, even without any name. Raises ImageNotFound."""
         name = _stored(Reference.parse(reference))
         with self._store.database.write() as rows:
-            if not rows.execute("DELETE FROM names WHERE name = ?", (name,)).rowcount:
+            found = _by_name(rows, name)
+            if found is None or not rows.execute("DELETE FROM names WHERE name = ?", (name,)).rowcount:
                 raise ImageNotFound(f"the store {self._store.path} has no image named {name!r}")
+        removal.tell(self._store, "untag", found.id, name)
 
     def remove(self, image: str | Reference | Image, *, force: bool = False) -> Removed:
         """Take a name away, and with the last name the image and the layers that no other image has.
@@ -208,7 +211,7 @@ class Images:
         """
         from .pulling import pull
 
-        return pull(
+        image = pull(
             self._store,
             reference,
             platform=platform,
@@ -217,6 +220,8 @@ class Images:
             progress=progress,
             parallel=parallel,
         )
+        removal.tell(self._store, "pull", image.id, str(reference))
+        return image
 
     def push(
         self,
@@ -237,7 +242,7 @@ class Images:
         """
         from .pushing import push
 
-        return push(
+        digest = push(
             self._store,
             image,
             reference,
@@ -247,6 +252,8 @@ class Images:
             progress=progress,
             parallel=parallel,
         )
+        removal.tell(self._store, "push", self.get(image).id, str(image if reference is None else reference))
+        return digest
 
     def load(
         self,
@@ -266,9 +273,12 @@ class Images:
         """
         from .loading import load
 
-        return load(
+        images = load(
             self._store, file, platform=platform, name=name, replace=replace, progress=progress, parallel=parallel
         )
+        for image in images:
+            removal.tell(self._store, "load", image.id, ", ".join(image.names))
+        return images
 
     def save(
         self,
@@ -308,7 +318,7 @@ class Images:
         """
         from .making import import_
 
-        return import_(
+        image = import_(
             self._store,
             root,
             name=name,
@@ -319,6 +329,8 @@ class Images:
             source_date_epoch=source_date_epoch,
             progress=progress,
         )
+        removal.tell(self._store, "import", image.id, "" if name is None else str(name))
+        return image
 
     def export(self, image: str | Reference | Image, file: StrOrPath | BinaryIO) -> None:
         """Write the files of an image, all layers as one tree, to a tar archive. Needs root, who may mount them."""
@@ -347,7 +359,7 @@ class Images:
         """
         from .making import commit
 
-        return commit(
+        image = commit(
             self._store,
             overlay,
             self.get(parent),
@@ -359,6 +371,8 @@ class Images:
             source_date_epoch=source_date_epoch,
             progress=progress,
         )
+        removal.tell(self._store, "create", image.id, "" if name is None else str(name))
+        return image
 
     # ---- within ------------------------------------------------------------------------------------------------------
 

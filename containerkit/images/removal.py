@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .._image_errors import ImageNotFound, InUse
 from ..errors import InvalidValue
+from ..storage.events import record
 from ..storage.locks import Lock, try_lock
 from ..storage.sweep import UNUSED_BLOBS, UNUSED_LAYERS
 from .digest import Digest
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from ..storage.database import Connection
     from ..store import Store
 
-__all__ = ["Removed", "prune", "remove"]
+__all__ = ["Removed", "prune", "remove", "tell"]
 
 _AT_ONCE = 100  # images in one transaction: each takes a descriptor
 
@@ -29,6 +30,11 @@ class Removed(NamedTuple):
     untagged: tuple[str, ...] = ()
     deleted: tuple[Digest, ...] = ()
     size: int = 0
+
+
+def tell(store: Store, action: str, image: str, name: str) -> None:
+    """As an event of the store (``Store.events()``)."""
+    record(store.home, "image", action, image, {"name": name} if name else {})
 
 
 class _Undo(Exception):
@@ -44,14 +50,19 @@ def remove(store: Store, image: str | Reference | Image, *, force: bool) -> Remo
         name = _name_of(image, names)
         if name is not None and len(names) > 1:
             rows.execute("DELETE FROM names WHERE name = ?", (name,))
+            tell(store, "untag", found.id, name)
             return Removed((name,))
         _check_repositories(found.id, names, force or name is not None)
         before = _unused(rows)
         if not rows.execute("SELECT 1 FROM images WHERE id = ?", (found.id,)).fetchone():
             raise ImageNotFound(f"the image {found.id.short} was removed from the store meanwhile")
+        _check_containers(rows, found.id)
         if not _delete(store, rows, locks, found.id):
             raise InUse(f"the image {found.id.short} is in use: end what runs from it, and remove it then")
         removed = Removed(tuple(names), (found.id,), _unused(rows) - before)
+    for one in names:
+        tell(store, "untag", found.id, one)
+    tell(store, "delete", found.id, "")
     store.collect()
     return removed
 
@@ -68,6 +79,8 @@ def prune(store: Store, candidates: Sequence[Image], *, unnamed: bool, dry_run: 
             if dry_run:
                 raise _Undo
     if not dry_run:
+        for image in (image for part in parts for image in part.deleted):
+            tell(store, "delete", image, "")
         store.collect()
     return Removed(
         tuple(name for part in parts for name in part.untagged),
@@ -94,12 +107,29 @@ def _prune(
 
 
 def _delete(store: Store, rows: Connection, locks: ExitStack, image: Digest) -> bool:
-    """Delete the rows of an image that nobody holds. Its lock is kept until ``locks`` are closed, after the commit."""
+    """Delete the rows of an image that nobody holds, and that no container was made from.
+
+    Its lock is kept until ``locks`` are closed, after the commit.
+    """
+    if _containers(rows, image):
+        return False
     held = try_lock(store.home.directory("images"), lock_name(image))
     if held is None:
         return False
     locks.callback(_unlock, held)
     return rows.execute("DELETE FROM images WHERE id = ?", (image,)).rowcount > 0
+
+
+def _containers(rows: Connection, image: Digest) -> list[str]:
+    found = rows.execute("SELECT name, id FROM containers WHERE image = ? ORDER BY created", (image,))
+    return [f"{name} ({container[:12]})" for name, container in found]
+
+
+def _check_containers(rows: Connection, image: Digest) -> None:
+    """Whether they run or not: their files are those of the image, and what they have changed."""
+    if users := _containers(rows, image):
+        shown = ", ".join(users[:5]) + (f" and {len(users) - 5} more" if len(users) > 5 else "")
+        raise InUse(f"the image {image.short} is what the containers {shown} are made from: remove them first")
 
 
 def _unlock(held: Lock) -> None:

@@ -53,6 +53,7 @@ def disk_usage(store: Store) -> DiskUsage:
             rows.execute(f"SELECT coalesce(sum(size), 0) {which}").fetchone()[0]
             for which in (UNUSED_BLOBS, UNUSED_LAYERS)
         )
+        made = {image for (image,) in rows.execute("SELECT DISTINCT image FROM containers")}
     images = []
     for image in store.images.list():
         layers = set(image.layers)
@@ -62,7 +63,7 @@ def disk_usage(store: Store) -> DiskUsage:
                 tuple(image.names),
                 sum(sizes.get(key, 0) for key in layers),
                 sum(sizes.get(key, 0) for key in layers if users.get(key, 0) > 1),
-                held_shared(store.home.directory("images"), lock_name(image.id)),
+                image.id in made or held_shared(store.home.directory("images"), lock_name(image.id)),
             )
         )
     partial = _partial(store)

@@ -1,0 +1,130 @@
+"""What is removed is gone, what runs is not removed, and what a kill leaves is found."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from made_containers import busybox_image
+
+import containerkit as ck
+from containerkit.containers.container import Container
+from containerkit.images.image import Image
+from containerkit.storage.locks import try_lock
+from containerkit.store import Store
+
+pytestmark = pytest.mark.both
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "store") as store:
+        yield store
+
+
+@pytest.fixture
+def image(store: Store) -> Image:
+    return busybox_image(store)
+
+
+def directories(store: Store) -> list[str]:
+    return os.listdir(Path(store.path) / "containers")
+
+
+def test_a_removed_container_is_gone(store: Store, image: Image) -> None:
+    made = store.containers.create(image, name="one")
+    made.remove()
+    assert directories(store) == []
+    assert "one" not in store.containers
+    for gone in (made.remove, made.row, lambda: made.name, lambda: made.directory):
+        with pytest.raises(ck.ContainerNotFound, match="one"):
+            gone()
+    store.containers.create(image, name="one")
+    store.trash.wait()
+    assert os.listdir(Path(store.path) / "trash") == []
+
+
+def test_one_whose_lock_is_held_runs(store: Store, image: Image) -> None:
+    made = store.containers.create(image)
+    held = try_lock(made.directory.fileno(), "lock")
+    assert held is not None
+    with held, pytest.raises(ck.WrongState, match="stop it first"):
+        made.remove()
+    assert directories(store) == [made.id]
+    made.remove()
+
+
+def test_of_many_that_remove_it_one_has_removed_it(store: Store, image: Image) -> None:
+    made = store.containers.create(image)
+    done: list[object] = []
+
+    def remove() -> None:
+        try:
+            store.containers.get(made.id).remove()
+            done.append(None)
+        except (ck.ContainerNotFound, ck.WrongState) as error:
+            done.append(error)
+
+    threads = [threading.Thread(target=remove) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert done.count(None) == 1
+    assert directories(store) == []
+
+
+def test_a_directory_without_a_row_is_collected(store: Store, image: Image) -> None:
+    kept = store.containers.create(image)
+    left = Path(store.path) / "containers" / ("0" * 64)
+    (left / "rw/upper").mkdir(parents=True)
+    assert store.collect().leftovers == 1
+    assert store.collect().leftovers == 0
+    assert directories(store) == [kept.id]
+
+
+def test_a_row_without_a_directory_can_be_removed(store: Store, image: Image) -> None:
+    made = store.containers.create(image)
+    store.trash.take(store.home.directory("containers"), made.id)
+    made.remove()
+    assert store.containers.list(all=True) == []
+
+
+def test_an_image_of_a_container_stays(store: Store, image: Image) -> None:
+    made = store.containers.create(image, name="user-1")
+    for force in (False, True):
+        with pytest.raises(ck.InUse, match="user-1"):
+            store.images.remove(image.id, force=force)
+        with pytest.raises(ck.InUse, match="user-1"):
+            store.images.remove("test:1", force=force)
+    assert store.images.prune(all=True).deleted == ()
+    assert store.disk_usage().images[0].in_use
+    store.images.tag(image, "test:2")
+    assert store.images.remove("test:1").untagged == ("docker.io/library/test:1",)
+    made.remove()
+    store.images.remove("test:2")
+
+
+def test_prune_removes_what_does_not_run(store: Store, image: Image) -> None:
+    one = store.containers.create(image, labels={"keep": "yes"})
+    two = store.containers.create(image, labels={"keep": "no"})
+    busy = store.containers.create(image)
+    held = try_lock(busy.directory.fileno(), "lock")
+    assert held is not None
+    with held:
+        assert store.containers.prune(label="keep=no").removed == (two.id,)
+        assert store.containers.prune(until=one.created).removed == ()
+        assert store.containers.prune().removed == (one.id,)
+    assert store.containers.list(all=True) == [busy]
+
+
+def test_a_forgotten_container_keeps_no_descriptor(store: Store, image: Image) -> None:
+    def look(container: Container) -> int:
+        return container.directory.fileno()
+
+    fd = look(store.containers.create(image))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
