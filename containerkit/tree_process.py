@@ -220,6 +220,11 @@ class TreeProcess:
         """:func:`containerkit.layers.copy.copy_tree`."""
         self._ask({"do": "copy"}, [], {"tree": source, "target": target})
 
+    def copy_merged(self, lowers: Sequence[int], path: str, target: int) -> bool:
+        """:func:`containerkit.layers.merged.copy_merged`."""
+        request = {"do": "merge", "path": os.fsencode(path).decode("latin-1")}
+        return self._ask(request, [], {"target": target}, lowers=lowers) is True
+
     def remove(self, parent: int, name: str | bytes, *, seconds: float = 60.0) -> list[str]:
         """:func:`containerkit.kernel.tree.remove`: what could not be deleted, by name."""
         request = {"do": "remove", "name": os.fsencode(name).decode("latin-1"), "seconds": seconds}

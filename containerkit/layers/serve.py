@@ -222,6 +222,20 @@ def _copy(channel: socket.socket, request: Request, fds: list[int]) -> Any:
         copy_tree(source, target)
 
 
+def _merge(channel: socket.socket, request: Request, fds: list[int]) -> Any:
+    from .merged import copy_merged
+
+    lowers: list[int] = []
+    with _Tree(request["target"], fds) as target:
+        try:
+            for told in request["lowers"]:
+                lowers.append(_Tree(told, fds).fd)
+            return copy_merged(lowers, os.fsdecode(request["path"].encode("latin-1")), target)
+        finally:
+            for lower in lowers:
+                os.close(lower)
+
+
 def _remove(channel: socket.socket, request: Request, fds: list[int]) -> Any:
     with _Tree(request["tree"], fds) as parent:
         left = tree.remove(parent, request["name"].encode("latin-1"), seconds=request["seconds"])
@@ -291,6 +305,7 @@ _DO: dict[str, Callable[[socket.socket, Request, list[int]], Any]] = {
     "diff": _diff,
     "usage": _usage,
     "copy": _copy,
+    "merge": _merge,
     "remove": _remove,
     "locate": _locate,
     "read_file": _read_file,
