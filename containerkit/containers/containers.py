@@ -36,7 +36,7 @@ _LIMITS, _SECURITY = Limits(), Security.service()
 class Pruned(NamedTuple):
     """Ids of the containers that were removed, and the bytes that their files took."""
 
-    removed: tuple[str, ...] = ()
+    containers: tuple[str, ...] = ()
     size: int = 0
 
 

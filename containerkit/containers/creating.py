@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .._container_errors import NameTaken
 from .._image_errors import ImageNotFound
 from ..bind import Bind
+from ..build import Mount
 from ..errors import InvalidValue
 from ..mounttree import MountTree
 from ..value import Value
@@ -36,6 +37,10 @@ _ATTEMPTS = 6
 def create(store: Store, image: Image, spec: ContainerSpec, name: str | None) -> Container:
     """Give it an id, a name, a row and a directory. What a kill leaves of it is a directory without a row."""
     text, made = dump(spec), random_id()
+    if spec.mounts:
+        from ..volumes.container_mounts import check_mounts
+
+        check_mounts(store, spec.mounts)
     if name is not None:
         return _create(
             store, image, spec, Row(made, check_name(name), str(image.id), text, "created", None, time.time())
@@ -52,9 +57,12 @@ def create(store: Store, image: Image, spec: ContainerSpec, name: str | None) ->
 def _create(store: Store, image: Image, spec: ContainerSpec, row: Row) -> Container:
     """The directory is made within the transaction: nobody sweeps meanwhile what has no row yet."""
     containers = store.home.directory("containers")
-    with store.database.write(durable=False) as rows:
+    # A volume, which outlives the container, is not to be taken for a leftover after a power cut.
+    with store.database.write(durable=bool(spec.mounts)) as rows:
         _insert(store, rows, row)
         try:
+            if spec.mounts:
+                _use(store, rows, row.id, spec)
             for name, mode in _DIRECTORIES:
                 os.mkdir(row.id + name, mode, dir_fd=containers)
             # The container's own "/", whatever the umask is.
@@ -65,6 +73,12 @@ def _create(store: Store, image: Image, spec: ContainerSpec, row: Row) -> Contai
     made = Container(store, row, spec)
     emit(made, "create", **spec.labels)
     return made
+
+
+def _use(store: Store, rows: Connection, container: str, spec: ContainerSpec) -> None:
+    from ..volumes.container_mounts import use
+
+    use(store, rows, container, spec.mounts)
 
 
 def _insert(store: Store, rows: Connection, row: Row) -> None:
@@ -111,7 +125,7 @@ def make_spec(
         cwd=_cwd(config, workdir),
         labels={**config.labels, **(labels or {})},
         health=_health(config, health),
-        mounts=(*_volumes(volumes), *map(_mount, mounts)),
+        mounts=_all_mounts(config, (*_volumes(volumes), *mounts)),
         **fields,
     )
 
@@ -146,26 +160,30 @@ def _health(config: ImageConfig, health: Health | Sequence[str] | str | bool | N
     return health if isinstance(health, Health) else Health(health)
 
 
-def _volumes(given: Iterable[str | Value] | Mapping[str, str]) -> list[Value]:
-    """From ``"name:/path:ro"`` and its like, ``{"name": "/path:ro"}``, or values."""
+def _volumes(given: Iterable[str | Value] | Mapping[str, str]) -> list[str | Value]:
+    """``"name:/path:ro"`` and its like, ``{"name": "/path:ro"}``, or values."""
     if isinstance(given, str):
         raise InvalidValue(f"volumes={given!r} must be a sequence: write [{given!r}]")
     if isinstance(given, Mapping):
-        given = [f"{source}:{target}" for source, target in given.items()]
-    return [_volume(one) if isinstance(one, str) else _mount(one) for one in given]
+        return [f"{source}:{target}" for source, target in given.items()]
+    return list(given)
 
 
-def _volume(text: str) -> Value:
-    from ..volumes.volume_mounts import parse_volume  # type: ignore[import-not-found,attr-defined,unused-ignore]
+def _all_mounts(config: ImageConfig, given: Iterable[str | Value]) -> tuple[Mount, ...]:
+    """Those that were asked for, and the image's own volumes, each with a name from now on."""
+    wanted = tuple(given)
+    if not wanted and not config.volumes:
+        return ()
+    from ..volumes.volume_mounts import complete
 
-    mount: Value = parse_volume(text)
-    return _mount(mount)
+    for one in wanted:
+        if not isinstance(one, (str, Mount)):
+            raise InvalidValue(f"mounts has {one!r}: each must be a Bind, Tmpfs, File or VolumeMount")
+    return tuple(_lasting(mount) for mount in complete(wanted, config.volumes))  # type: ignore[arg-type]
 
 
-def _mount(mount: Value) -> Value:
+def _lasting(mount: Mount) -> Mount:
     """One that still means the same when another program starts the container, in another directory."""
-    if not isinstance(mount, Value):
-        raise InvalidValue(f"mounts has {mount!r}: each must be a Bind, Tmpfs, File or VolumeMount")
     if not isinstance(mount, Bind):
         return mount
     if isinstance(mount.source, MountTree):

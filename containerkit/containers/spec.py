@@ -15,6 +15,7 @@ from ..value import Value, field, frozen
 if TYPE_CHECKING:
     from attrs import Attribute
 
+    from ..build import Mount
     from ..images.config import ImageConfig
 
     Policy = Literal["no", "on-failure", "always", "unless-stopped"]
@@ -220,7 +221,7 @@ class ContainerSpec(Value):
     read_only: bool = False
     extra_hosts: Mapping[str, str] = field(default=None, converter=_texts)
     dns: tuple[str, ...] | None = field(default=None, converter=_optional_tuple)
-    mounts: tuple[Value, ...] = field(default=(), converter=_tuple)
+    mounts: tuple[Mount, ...] = field(default=(), converter=_tuple)
     log_max_size: int = field(default=10 << 20, converter=size)
     log_files: int = 3
     auto_remove: bool = False

@@ -262,3 +262,46 @@ def test_a_container_can_be_renamed(store: Store, image: Image) -> None:
     other.remove()
     with pytest.raises(ck.ContainerNotFound):
         other.rename("again")
+
+
+# ---- volumes ---------------------------------------------------------------------------------------------------------
+
+
+def test_volumes_are_made_with_the_container_that_names_them(store: Store) -> None:
+    image = busybox_image(store, volumes=["/var/lib/db", "/data"])
+    made = store.containers.create(image, volumes=["data:/data:ro", "/scratch"])
+    data, scratch, own = made.spec.mounts
+    assert (data.volume, data.destination, data.read_only) == ("data", b"/data", True)
+    assert (scratch.destination, own.destination) == (b"/scratch", b"/var/lib/db")
+    assert {volume.name for volume in store.volumes.list()} == {"data", scratch.volume, own.volume}
+    assert store.containers.list(all=True, volume="data") == [made]
+    assert store.containers.list(all=True, volume="/scratch") == [made]
+    assert store.containers.list(all=True, volume="other") == []
+    assert store.containers.get(made.id).spec == made.spec
+    with pytest.raises(ck.InUse, match=made.name):
+        store.volumes.remove("data")
+    made.remove(volumes=True)
+    assert [volume.name for volume in store.volumes.list()] == ["data"]
+    assert os.listdir(Path(store.path) / "volumes") == ["data"]
+
+
+def test_a_volume_without_a_name_that_another_container_has_stays(store: Store, image: Image) -> None:
+    first = store.containers.create(image, volumes=["/a"])
+    volume = first.spec.mounts[0].volume
+    second = store.containers.create(image, volumes={volume: "/b"})
+    first.remove(volumes=True)
+    assert volume in store.volumes
+    second.remove()
+    assert volume in store.volumes
+    assert store.volumes.prune().volumes == (volume,)
+
+
+def test_a_container_that_cannot_be_made_leaves_no_volume(store: Store, image: Image) -> None:
+    store.containers.create(image, name="taken")
+    with pytest.raises(ck.NameTaken):
+        store.containers.create(image, name="taken", volumes=["new:/x"])
+    with pytest.raises(ck.InvalidValue, match="two mounts"):
+        store.containers.create(image, volumes=["new:/x", "other:/x"])
+    with pytest.raises(ck.InvalidValue):
+        store.containers.create(image, volumes=["/etc:/x"])
+    assert store.volumes.list() == []

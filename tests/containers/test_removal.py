@@ -115,9 +115,9 @@ def test_prune_removes_what_does_not_run(store: Store, image: Image) -> None:
     held = try_lock(busy.directory.fileno(), "lock")
     assert held is not None
     with held:
-        assert store.containers.prune(label="keep=no").removed == (two.id,)
-        assert store.containers.prune(until=one.created).removed == ()
-        assert store.containers.prune().removed == (one.id,)
+        assert store.containers.prune(label="keep=no").containers == (two.id,)
+        assert store.containers.prune(until=one.created).containers == ()
+        assert store.containers.prune().containers == (one.id,)
     assert store.containers.list(all=True) == [busy]
 
 
