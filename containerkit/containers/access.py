@@ -12,7 +12,6 @@ tmpfs are not there then, nor /proc, /sys and /dev; its volumes and binds are, a
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -29,12 +28,14 @@ from ..overlayfs import OverlayFS
 from ..process import DEVNULL, Process
 from ..security import Capabilities, Security
 from ..tree_process import TreeProcess
+from .running import running
+from .state import is_alive
 
 if TYPE_CHECKING:
     from ..images.image import Held
     from .container import Container
 
-__all__ = ["Tree", "is_running", "merged", "tree"]
+__all__ = ["Tree", "merged", "tree"]
 
 _PATIENCE = 30.0  # seconds until another copy to or from a stopped container has ended
 
@@ -68,31 +69,16 @@ def tree(container: Container) -> Iterator[Tree]:
         yield Tree(root, stack.enter_context(TreeProcess(userns=user)))
 
 
-def is_running(container: Container) -> bool:
-    """Whether its monitor lives (flock(2) on the file that it holds)."""
-    try:
-        fd = os.open("lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=container.directory.fileno())
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
-
-
 def _handles(container: Container, stack: ExitStack) -> tuple[Namespace, Fd]:
     """Its user namespace and its root directory: of the running container, or made for the while."""
     deadline = time.monotonic() + _PATIENCE
     while True:
         try:
-            if is_running(container):
+            if is_alive(container.directory.fileno()):
                 return _running_handles(container, stack)
             with ExitStack() as attempt:
                 found = _held_handles(container, attempt)
-                if not is_running(container):
+                if not is_alive(container.directory.fileno()):
                     stack.push(attempt.pop_all())
                     return found
         except (WrongState, Busy):  # it has ended since; or it begins, or another copy is under way
@@ -102,8 +88,6 @@ def _handles(container: Container, stack: ExitStack) -> tuple[Namespace, Fd]:
 
 
 def _running_handles(container: Container, stack: ExitStack) -> tuple[Namespace, Fd]:
-    from .running import running
-
     with running(container) as handles:
         user = next(fd for kind, fd in handles.namespaces if kind == "user")
         assert handles.root is not None  # noqa: S101  every monitor of ours gives it

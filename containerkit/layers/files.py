@@ -259,8 +259,8 @@ def unpack_files(
 ) -> int:
     """Make the files of an archive, compressed or not, below a directory of the tree; how many things it had.
 
-    Without ``owners`` all is the caller's. Without ``privileges`` set-id bits, capabilities of files and devices are
-    not taken: what a stranger made gets no rights by them here.
+    Devices are left out. Without ``owners`` all is the caller's. Without ``privileges`` set-id bits and capabilities of
+    files are not taken: what a stranger made gets no rights by them here.
 
     Raises InvalidLayer for what no honest archive has, SyscallError for what cannot be made. What was made stays.
     """
@@ -294,9 +294,9 @@ class _Files(Applying):
             entry.name = self._below + b"/" + entry.name
             if entry.kind is Kind.HARDLINK:
                 entry.link = self._below + b"/" + entry.link
+        if entry.kind in _DEVICES:
+            return
         if not self._privileges:
-            if entry.kind in _DEVICES:
-                return
             entry.mode &= ~_SET_IDS
             entry.xattrs.pop(b"security.capability", None)
         parent, _, last = entry.name.rpartition(b"/")
