@@ -13,7 +13,7 @@ from .storage.home import Home, default_path
 from .storage.layers import Layers
 from .storage.leases import Lease
 from .storage.sweep import Swept, sweep
-from .storage.trash import Trash
+from .storage.trash import Trash, remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -48,7 +48,7 @@ class Store:
         except BaseException:
             self.home.close()
             raise
-        self.trash = Trash(self.home)
+        self.trash = Trash(self.home, remove_tree)
         self.blobs = Blobs(self.home, self.database)
         self.layers = Layers(self.home, self.database, self.trash)
 
@@ -107,7 +107,7 @@ class Store:
         """
         self.home.spend_reserve()
         swept = sweep(self.home, self.database, self.trash, partial=partial)
-        swept = swept._replace(leftovers=swept.leftovers + self._recover())
+        swept = swept._replace(leftovers=swept.leftovers + self._recover() + self._sweep_volumes())
         self.trash.empty()
         return swept
 
@@ -118,6 +118,14 @@ class Store:
         from .containers.recover import recover
 
         return recover(self)
+
+    def _sweep_volumes(self) -> int:
+        """What killed programs have left of volumes. Loaded only in a store that has ever had one."""
+        if not os.listdir(self.home.directory("volumes")):
+            return 0
+        from .volumes.sweep import sweep_volumes
+
+        return sweep_volumes(self)
 
     def events(
         self,

@@ -150,11 +150,9 @@ def _taken(container: Container) -> Iterator[Lock | None]:
 def _start(container: Container, lock: Lock) -> None:
     spec = container.reload().spec
     with ExitStack() as stack:
+        # Only for the start: later the container's own row keeps the image, and its lock the upper layer.
         held = stack.enter_context(container.image.hold())
         root = attrs.evolve(held.root, upper=_inside(container, "rw/upper"), work=_inside(container, "rw/work"))
-        upper = root.lock_upper()
-        if upper is not None:
-            stack.enter_context(upper)
         cgroup = _make_group(container, spec.limits, stack)
         launch = _launch(container, spec, root, cgroup)
         ids = launch.allocate_ids()
@@ -162,7 +160,7 @@ def _start(container: Container, lock: Lock) -> None:
             stack.enter_context(ids)
         plan = compile_launch(launch, ids)
         stack.callback(plan.close)
-        keep = [held.fileno(), *(one.fileno() for one in (upper, ids) if one is not None)]
+        keep = [ids.fileno()] if ids is not None else []
         kinds = [kind for kind, which in launch.namespaces.items() if which == "new"]
         directory = container.directory.fileno()
         try:
@@ -215,7 +213,9 @@ def _launch(container: Container, spec: ContainerSpec, root: OverlayFS, cgroup: 
 
 
 def _mounts(container: Container, spec: ContainerSpec, root: OverlayFS) -> Sequence[Mount]:
-    return spec.mounts  # type: ignore[return-value]
+    from ..volumes.container_mounts import container_mounts
+
+    return container_mounts(container._store, spec, root, hostname=container.short_id)
 
 
 # ---- its control group -----------------------------------------------------------------------------------------------

@@ -8,10 +8,11 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
+from ..errors import ContainerkitError
 from ..kernel import tree
 from .home import Home
 
-__all__ = ["Trash"]
+__all__ = ["Trash", "remove_tree"]
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -86,3 +87,20 @@ def _delete(trash: int, name: str, remove: Remove) -> bool:
         return not remove(trash, name)
     finally:
         os.close(fd)
+
+
+def remove_tree(parent: int, name: str) -> list[str]:
+    """As :func:`kernel.tree.remove`, and also what an ordinary user's containers have left with his subordinate ids:
+    by a process that has these ids, where he has any."""
+    left = tree.remove(parent, name)
+    if not left or os.geteuid() == 0:
+        return left
+    from ..idmap import IdMap
+    from ..tree_process import TreeProcess
+
+    with (
+        suppress(ContainerkitError),
+        TreeProcess([os.readlink(f"/proc/self/fd/{parent}")], idmap=IdMap.subordinate()) as worker,
+    ):
+        return worker.remove(parent, name)
+    return left

@@ -11,6 +11,7 @@ from .._container_errors import NameTaken, VolumeNotFound
 from .._image_errors import InUse, StoreError
 from ..errors import InvalidValue
 from ..kernel.fd import Fd
+from ..storage.events import record
 from ..units import optional_size
 from . import trees
 from .limits import limit
@@ -99,6 +100,7 @@ class Volumes:
                 if most is not None:
                     limit(self._store, row.name, most)
         if known is None:
+            self._tell("create", row.name)
             return Volume(self._store, row)
         if (labels is not None and known.labels != row.labels) or (most is not None and known.options != row.options):
             raise NameTaken(
@@ -138,6 +140,7 @@ class Volumes:
                     insert(rows, row)
             finally:
                 trash.take(staging, staged)
+        self._tell("create", name)
         return Volume(self._store, row)
 
     def _check_free(self, name: str) -> None:
@@ -165,6 +168,7 @@ class Volumes:
             if mounted := self._mounts_in(name):
                 raise InUse(f"{', '.join(mounted)} is mounted in the volume {name!r}: unmount it first")
             self._delete(rows, name)
+        self._tell("destroy", name)
         self._store.trash.empty()
 
     def prune(self, *, all: bool = False, label: str | Sequence[str] = (), dry_run: bool = False) -> Pruned:
@@ -194,6 +198,7 @@ class Volumes:
             if row is None or row.created != volume.created or users(rows, row.name) or self._mounts_in(row.name):
                 return False
             self._delete(rows, row.name)
+        self._tell("destroy", row.name)
         return True
 
     def _delete(self, rows: Connection, name: str) -> None:
@@ -207,6 +212,9 @@ class Volumes:
         with open("/proc/self/mountinfo", "rb") as file:
             points = [_unescaped(line.split(b" ", 5)[4]) for line in file]
         return tuple(point for point in points if point == path or point.startswith(f"{path}/"))
+
+    def _tell(self, action: str, name: str) -> None:
+        record(self._store.home, "volume", action, name, {"name": name, "driver": "local"})
 
     def _missing(self, name: str) -> VolumeNotFound:
         return VolumeNotFound(f"the store {self._store.path} has no volume {name!r}")

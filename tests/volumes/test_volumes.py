@@ -288,3 +288,18 @@ def test_a_killed_restore_leaves_the_volume_empty_and_ready_for_another(store: S
     with open(tmp_path / "tar", "rb") as file:
         volume.restore(file)
     assert os.listdir(volume.path) == ["file"]
+
+
+def test_what_happens_to_a_volume_can_be_followed(store: Store) -> None:
+    store.volumes.create("data").clone("copy")
+    store.volumes.create("data")
+    store.volumes.remove("data")
+    store.volumes.prune(all=True)
+    said = [(event.action, event.id) for event in store.events(type="volume")]
+    assert said == [("create", "data"), ("create", "copy"), ("destroy", "data"), ("destroy", "copy")]
+
+
+def test_a_collection_sweeps_volumes(store: Store) -> None:
+    (Path(store.path) / "volumes/left").mkdir()
+    assert store.collect().leftovers == 1
+    assert os.listdir(store.home.directory("volumes")) == []
