@@ -31,6 +31,7 @@ from ..mounts import Dev, Proc, Sysfs
 from ..namespaces import Namespaces
 from ..storage.locks import Lock, try_lock
 from . import monitor
+from .access import lock_upper
 from .control import Control
 from .events import emit
 from .spec import ContainerSpec, Restart, signal_number
@@ -150,9 +151,10 @@ def _taken(container: Container) -> Iterator[Lock | None]:
 def _start(container: Container, lock: Lock) -> None:
     spec = container.reload().spec
     with ExitStack() as stack:
-        # Only for the start: later the container's own row keeps the image, and its lock the upper layer.
+        # Only for the start: later the container's own row keeps the image.
         held = stack.enter_context(container.image.hold())
         root = attrs.evolve(held.root, upper=_inside(container, "rw/upper"), work=_inside(container, "rw/work"))
+        upper = stack.enter_context(lock_upper(root))
         cgroup = _make_group(container, spec.limits, stack)
         launch = _launch(container, spec, root, cgroup)
         ids = launch.allocate_ids()
@@ -160,7 +162,7 @@ def _start(container: Container, lock: Lock) -> None:
             stack.enter_context(ids)
         plan = compile_launch(launch, ids)
         stack.callback(plan.close)
-        keep = [ids.fileno()] if ids is not None else []
+        keep = [upper.fileno(), *([ids.fileno()] if ids is not None else [])]
         kinds = [kind for kind, which in launch.namespaces.items() if which == "new"]
         directory = container.directory.fileno()
         try:

@@ -140,7 +140,6 @@ def _hear(ready: int, plan: Plan) -> None:
     """The messages of the first start: as spawn.Starting hears them, without the descriptors."""
     buffer = bytearray(spawn.BUFFER)
     deadline = time.monotonic() + _PATIENCE
-    running = False
     while True:
         size = _receive(ready, buffer, deadline)
         if size in (-_EINTR, -_EAGAIN):
@@ -150,8 +149,6 @@ def _hear(ready: int, plan: Plan) -> None:
         if size < 0:
             raise syscall_error(-size, "recvmsg")
         if size == 0:
-            if running:
-                return
             raise _diagnose().died_silently(-1)
         kind, op, err, sysno, arg, _, _, _, detail_len = spawn.MESSAGE.unpack_from(buffer)[:9]
         if kind == spawn.FAILED:
@@ -159,9 +156,7 @@ def _hear(ready: int, plan: Plan) -> None:
             failed = plan.ops[op] if op != _NOT_AN_OPERATION else None
             raise _diagnose().spawn_error(failed, err, sysno, arg, detail)
         if kind == spawn.STARTED:
-            running = True
-            if plan.mode is Mode.INIT:
-                return
+            return
 
 
 def _receive(ready: int, buffer: bytearray, deadline: float) -> int:

@@ -123,7 +123,7 @@ def read_record(directory: int) -> Record | None:
         os.close(fd)
     if not values or values[1] != _MAGIC:
         raise MonitorLost("the state of a container is damaged: remove the container with force=True")
-    return Record(*values[2:18], values[18:27])
+    return Record._make((*values[2:18], values[18:27]))
 
 
 def is_alive(directory: int) -> bool:

@@ -175,10 +175,6 @@ class Held:
         self.root = root
         self._lock = held
 
-    def fileno(self) -> int:
-        """The lock that is the hold: it lasts as long as any copy of this descriptor."""
-        return self._lock.fd
-
     def close(self) -> None:
         """Idempotent."""
         self._lock.close()

@@ -107,7 +107,7 @@ static void run_ended(void)
 static void start_again(void)
 {
     mon.start_at = 0;
-    if (!again())
+    if (mon.state.flags & MON_STOP_REQUESTED && !mon.restart_now)
         finish();
     if (mon.restart_now) {
         mon.restart_now = 0;

@@ -129,8 +129,8 @@ static int hear(void)
         long n = receive(mon.status_fd, buffer, sizeof buffer, &c, &nfds, MSG_DONTWAIT_);
         if (n == -EAGAIN)
             continue;
-        if (mon.ready >= 0 && n >= 0)
-            send_fds(mon.ready, buffer, (size_t)n, 0, 0); /* 0 bytes: the end */
+        if (mon.ready >= 0 && n > 0 && m->kind != CK_MSG_STARTED) /* of that he hears when it is written down */
+            send_fds(mon.ready, buffer, (size_t)n, 0, 0);
         if (n < (long)sizeof *m) {
             if (!running)
                 fail(UINT32_MAX, ECHILD, 0); /* it died without a word */
@@ -199,8 +199,11 @@ int start_program(void)
         return r;
     }
     mon.state.status = MON_RUNNING;
-    tell_event("start", -1);
     write_state();
+    struct ck_msg started = {.kind = CK_MSG_STARTED};
+    if (mon.ready >= 0)
+        send_fds(mon.ready, &started, sizeof started, 0, 0);
+    tell_event("start", -1);
     return 0;
 }
 
