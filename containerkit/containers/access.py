@@ -14,30 +14,34 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import attrs
 
 from .._container_errors import WrongState
+from ..bind import Bind
 from ..errors import Busy
 from ..kernel.fd import Fd
 from ..launch import Launch
 from ..namespace import Namespace
 from ..namespaces import Namespaces
-from ..overlayfs import OverlayFS
 from ..process import DEVNULL, Process
 from ..security import Capabilities, Security
 from ..tree_process import TreeProcess
+from ..volumes.container_mounts import container_mounts
 from .running import running
 from .state import is_alive
+from .upper import PATIENCE
 
 if TYPE_CHECKING:
+    from ..build import Mount
     from ..images.image import Held
+    from ..overlayfs import OverlayFS
     from .container import Container
 
 __all__ = ["Tree", "merged", "tree"]
-
-_PATIENCE = 30.0  # seconds until another copy to or from a stopped container has ended
 
 
 class Tree:
@@ -71,7 +75,7 @@ def tree(container: Container) -> Iterator[Tree]:
 
 def _handles(container: Container, stack: ExitStack) -> tuple[Namespace, Fd]:
     """Its user namespace and its root directory: of the running container, or made for the while."""
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
             if is_alive(container.directory.fileno()):
@@ -98,29 +102,33 @@ def _running_handles(container: Container, stack: ExitStack) -> tuple[Namespace,
 def _held_handles(container: Container, stack: ExitStack) -> tuple[Namespace, Fd]:
     """Its mounts, with a first process that waits.
 
-    The start locks the upper layer: two overlays upon one are undefined, and the kernel does not refuse them.
+    The start locks the upper layer, as that of the container does: two overlays upon one are undefined, and the kernel
+    does not refuse them.
     """
+    root = merged(container, stack)
     launch = Launch(
         (),
         hold=True,
         offer=True,
-        root=merged(container, stack, read_only=container.spec.read_only),
+        root=attrs.evolve(root, read_only=container.spec.read_only),
         namespaces=Namespaces(user="new", mnt="new", pid="new"),
-        mounts=_mounts(container),
+        mounts=container_binds(container, root),
         security=Security(capabilities=Capabilities()),
     )
     process = Process._from_launch(launch, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
     stack.callback(process.close)
-    user, root = (os.dup(process._started.namespaces[place]) for place in (0, -1))
-    return stack.enter_context(Namespace(user)), stack.enter_context(Fd(root))
+    user, directory = (os.dup(process._started.namespaces[place]) for place in (0, -1))
+    return stack.enter_context(Namespace(user)), stack.enter_context(Fd(directory))
 
 
-def merged(container: Container, stack: ExitStack, *, read_only: bool = False) -> OverlayFS:
+def merged(container: Container, stack: ExitStack) -> OverlayFS:
     """Its image's layers and its changes as one, while the block of ``stack`` lasts."""
     held: Held = stack.enter_context(container.image.hold())
     place = f"{container._store.path}/containers/{container.id}/rw"
-    return OverlayFS(held.root.lower, f"{place}/upper", f"{place}/work", read_only=read_only, within=held.root.within)
+    return attrs.evolve(held.root, upper=f"{place}/upper", work=f"{place}/work")
 
 
-def _mounts(container: Container) -> Sequence[Any]:
-    return ()
+def container_binds(container: Container, root: OverlayFS) -> list[Mount]:
+    """The volumes and the directories of the host that are mounted in it."""
+    mounts = container_mounts(container._store, container.spec, root)
+    return [mount for mount in mounts if isinstance(mount, Bind)]

@@ -31,11 +31,11 @@ from ..mounts import Dev, Proc, Sysfs
 from ..namespaces import Namespaces
 from ..storage.locks import Lock, try_lock
 from . import monitor
-from .access import lock_upper
 from .control import Control
 from .events import emit
 from .spec import ContainerSpec, Restart, signal_number
 from .state import EXITED, LOCK, RESTARTING, RUNNING, Record, Status, health_name, is_alive, read_record
+from .upper import lock_upper
 
 if TYPE_CHECKING:
     from ..build import Mount

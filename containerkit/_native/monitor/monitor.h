@@ -64,7 +64,7 @@ struct mon_request {
     uint32_t value2;
 };
 
-enum { MON_INPUT_MAX = 16384, MON_CLIENTS = 64, MON_NAMESPACES = 8 };
+enum { MON_INPUT_MAX = 16384, MON_CLIENTS = 64, MON_NAMESPACES = 9 /* and the root */ };
 
 /* ---- */
 
