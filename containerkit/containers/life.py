@@ -404,8 +404,11 @@ def restart(container: Container, timeout: float | None = None, signal: int | st
     emit(container, "restart")
 
 
-def wait(container: Container, timeout: float | None = None) -> int:
-    """Its exit code, when it has ended for good. Raises TimeoutExpired; WrongState for one that was never started."""
+def wait(container: Container, timeout: float | None = None, *, keep: bool = False) -> int:
+    """Its exit code, when it has ended for good. Raises TimeoutExpired; WrongState for one that was never started.
+
+    One that is to be removed at its end is, unless ``keep`` leaves that to the caller, who still has to read of it.
+    """
     deadline = None if timeout is None else time.monotonic() + timeout
     directory = container.directory.fileno()
     try:
@@ -421,7 +424,7 @@ def wait(container: Container, timeout: float | None = None) -> int:
     with suppress(ContainerNotFound):
         settle(container)
     code = 137 if record.status != EXITED else record.exit_code
-    if container.spec.auto_remove:
+    if container.spec.auto_remove and not keep:
         with suppress(ContainerNotFound):
             container.remove(volumes=True)
     return code
