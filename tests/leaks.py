@@ -56,7 +56,7 @@ def is_pidfd_of_ourselves(number: str, target: str) -> bool:
 
 
 def is_helper(executable: str) -> bool:
-    return os.path.basename(executable).removesuffix(" (deleted)") in ("ck-init", "memfd:ck-init")
+    return os.path.basename(executable).removesuffix(" (deleted)") in ("ck-init", "memfd:ck-init", "ck-monitor")
 
 
 @dataclass(frozen=True)
