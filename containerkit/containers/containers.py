@@ -5,10 +5,10 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 from .._container_errors import ContainerNotFound, NameTaken, WrongState
-from ..errors import InvalidValue
+from ..errors import ContainerkitError, InvalidValue
 from ..limits import Limits
 from ..security import Security
 from . import filters
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..storage.database import Connection
     from ..store import Store
     from ..value import Value
+    from .one_run import Ran
 
 __all__ = ["Containers", "Pruned"]
 
@@ -140,6 +141,58 @@ class Containers:
             auto_remove=auto_remove,
         )
         return create(self._store, found, spec, name)
+
+    @overload
+    def run(
+        self,
+        image: str | Reference | Image,
+        args: Sequence[str] | None = None,
+        *,
+        detach: Literal[False] = False,
+        remove: bool = False,
+        timeout: float | None = None,
+        check: bool = False,
+        **options: Any,
+    ) -> Ran: ...
+    @overload
+    def run(
+        self,
+        image: str | Reference | Image,
+        args: Sequence[str] | None = None,
+        *,
+        detach: Literal[True],
+        remove: bool = False,
+        **options: Any,
+    ) -> Container: ...
+    def run(
+        self,
+        image: str | Reference | Image,
+        args: Sequence[str] | None = None,
+        *,
+        detach: bool = False,
+        remove: bool = False,
+        timeout: float | None = None,
+        check: bool = False,
+        **options: Any,
+    ) -> Ran | Container:
+        """Create a container and start it; wait for its end and return what it said, or, with ``detach``, return it.
+
+        ``options`` are those of :meth:`create`. ``remove`` removes it, and its volumes without a name, when it has
+        ended. After ``timeout`` seconds it is stopped, and the outcome is ``timeout``. ``check`` raises ProcessFailed
+        unless its exit code is 0. When the wait is interrupted, or it cannot be started, it is removed.
+        """
+        made = self.create(image, args, auto_remove=remove, **options)
+        if not detach:
+            from .one_run import run
+
+            return run(made, remove=remove, timeout=timeout, check=check)
+        try:
+            made.start()
+        except BaseException:
+            with suppress(ContainerkitError):
+                made.remove(force=True, volumes=True)
+            raise
+        return made
 
     # ---- finding -----------------------------------------------------------------------------------------------------
 
