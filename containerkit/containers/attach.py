@@ -26,7 +26,7 @@ from .wakeups import Wakeups
 
 if TYPE_CHECKING:
     from .container import Container
-    from .state import Status  # type: ignore[import-not-found,unused-ignore]
+    from .state import Status
 
 __all__ = ["DETACH_KEYS", "Attached", "Output", "attach"]
 

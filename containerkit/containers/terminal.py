@@ -6,7 +6,6 @@ import os
 import signal
 import termios
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Any, Self
 
 from ..errors import InvalidValue
@@ -163,15 +162,17 @@ class SignalPipe:
     """Makes signals readable, for the time of a block: ``take()`` says which came, in their order.
 
     The program's own handlers of them rest meanwhile. Only the main thread can have this (signal.signal() is for it
-    alone): in others nothing comes, and nothing is changed.
+    alone): in others nothing comes, and nothing is changed. It is the interpreter's C handler that writes, since
+    Python's is not called before the main thread wakes up, and the kernel may have given the signal to another.
     """
 
-    __slots__ = ("_before", "_fds", "_wanted")
+    __slots__ = ("_before", "_fds", "_wakeup", "_wanted")
 
     def __init__(self, wanted: Iterable[int]) -> None:
         self._wanted = tuple(wanted)
         self._before: dict[int, Any] = {}
         self._fds: list[int] = []
+        self._wakeup: int | None = None
 
     def fileno(self) -> int:
         """Readable when a signal has come."""
@@ -180,20 +181,20 @@ class SignalPipe:
     def take(self) -> list[int]:
         """The numbers of those that came since; none when none did."""
         try:
-            return list(os.read(self._fds[0], 512))
+            return [signum for signum in os.read(self._fds[0], 512) if signum in self._wanted]
         except BlockingIOError:
             return []
 
     def _note(self, signum: int, frame: object) -> None:
-        with suppress(BlockingIOError):  # 64 KiB of signals wait already
-            os.write(self._fds[1], bytes([signum]))
+        """It is in the pipe already."""
 
     def __enter__(self) -> Self:
         import threading
 
         put_pair(self._fds, os.pipe2, os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            if threading.current_thread() is threading.main_thread():
+            if self._wanted and threading.current_thread() is threading.main_thread():
+                self._wakeup = signal.set_wakeup_fd(self._fds[1], warn_on_full_buffer=False)
                 for signum in self._wanted:
                     self._before[signum] = signal.getsignal(signum)
                     signal.signal(signum, self._note)
@@ -215,4 +216,7 @@ class SignalPipe:
             signum, handler = self._before.popitem()
             # None: it was not set from Python, and cannot be set again by it.
             signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+        if self._wakeup is not None:
+            signal.set_wakeup_fd(self._wakeup)
+            self._wakeup = None
         close_all(self._fds)

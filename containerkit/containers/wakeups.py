@@ -47,7 +47,7 @@ class Wakeups:
     @classmethod
     def of(cls, container: Container) -> Self:
         """At the monitor of a container, if it has one now."""
-        from .control import Control  # type: ignore[import-not-found,unused-ignore]
+        from .control import Control
 
         try:
             return cls(Control(container.directory.fileno()))
