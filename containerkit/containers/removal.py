@@ -47,7 +47,6 @@ def remove(container: Container, *, force: bool = False, volumes: bool = False) 
             held.close()
     container.close()
     emit(container, "destroy")
-    store.trash.empty()
 
 
 def _stopped(container: Container, force: bool) -> Lock:
@@ -95,10 +94,21 @@ def _delete(store: Store, container: Container, volumes: bool) -> None:
         if not rows.execute("DELETE FROM containers WHERE id = ?", (container.id,)).rowcount:
             raise container.gone()
         rows.executemany("DELETE FROM volumes WHERE name = ?", [(name,) for name in used])
-    store.trash.take(store.home.directory("containers"), container.id)
+    small = _has_written_nothing(container)
+    taken = store.trash.take(store.home.directory("containers"), container.id)
     for name in used:
         store.trash.take(store.home.directory("volumes"), name)
         record(store.home, "volume", "destroy", name, {"name": name})
+    if small and not used:
+        store.trash.delete(taken)
+    else:
+        store.trash.empty()
+
+
+def _has_written_nothing(container: Container) -> bool:
+    with suppress(OSError):
+        return not os.listdir(f"{container.home.path}/containers/{container.id}/rw/upper")
+    return False
 
 
 def _only_users(rows: Connection, container: str) -> list[str]:
