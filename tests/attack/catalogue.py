@@ -48,6 +48,8 @@ SECCOMP = "tests/security/test_seccomp_loaded.py"
 POLICY = "tests/security/test_seccomp.py"
 TREE = "tests/kernel/test_tree.py"
 FAULTS = "tests/faults/test_faults.py"
+SOURCES = "tests/volumes/test_bind_sources.py"
+MOUNTED_IN = "tests/volumes/test_volume_mounted_in.py"
 UNFILTERED = f"{SECCOMP}::test_without_the_filter_those_calls_are_answered_by_the_kernel"
 STRANGE = "attributes::test_a_strange_host_gives_the_same_process"
 
@@ -176,7 +178,7 @@ ROWS = (
     row("D03!", "libraries of the container loaded by the host", "CVE-2019-14271 CVE-2026-41567 CVE-2022-1227",
         waits=CONTAINERS),
     row("D04", "a copy that changes modes outside", "CVE-2021-41089", waits=CONTAINERS),
-    row("D05", "an export that follows links", "CVE-2023-0778 CVE-2025-9566", waits=CONTAINERS),
+    row("D05", "an export that follows links", "CVE-2023-0778 CVE-2025-9566"),
     row("D06!", "the host's side of a copy", "CVE-2026-103916", waits=CONTAINERS),
     row("D07", "output that fills the host's memory", "CVE-2022-31030 CVE-2022-1708", "contain",
         "run::test_a_flood_is_stopped", "run::test_output_beyond_the_limit_keeps_head_and_tail"),
@@ -293,7 +295,11 @@ ROWS = (
     # ---- I: what lies on the host
     row("I01!", "a store that others can look into", "CVE-2021-41091 CVE-2021-41103 CVE-2024-25621", waits=STORE),
     row("I02", "what is left where others look", "CVE-2025-4953 CVE-2020-1726"),
-    row("I03", "the socket of a daemon", "CVE-2014-3499 CVE-2024-41110"),
+    row("I03", "the socket of a daemon", "CVE-2014-3499 CVE-2024-41110", "refuse",
+        f"{SOURCES}::test_every_socket_is_refused", f"{SOURCES}::test_half_the_system_is_refused",
+        f"{SOURCES}::test_a_store_is_refused_with_what_is_above_and_below_it",
+        f"{SOURCES}::test_a_bind_mount_of_etc_elsewhere_is_recognised",
+        control=f"{SOURCES}::test_a_directory_of_the_callers_is_shown"),
     row("I04!", "a damaged record", "", waits=STORE),
     row("I05!", "a name used as a path", "CVE-2014-9358", waits=CONTAINERS),
     row("I06!", "two at once with one name", "", waits=CONTAINERS),
@@ -306,16 +312,23 @@ ROWS = (
     row("J01!", "deleting through a mount", "moby/moby#35323", "refuse",
         f"{TREE}::test_what_is_mounted_in_the_tree_survives",
         f"{TREE}::test_a_file_that_is_mounted_in_the_tree_survives",
-        control=f"{TREE}::test_the_standard_library_deletes_through_a_mount"),
+        f"{MOUNTED_IN}::test_removing_names_what_is_mounted", f"{MOUNTED_IN}::test_prune_passes_over_it",
+        f"{MOUNTED_IN}::test_the_trash_does_not_enter_it",
+        control=f"{TREE}::test_the_standard_library_deletes_through_a_mount "
+        f"{MOUNTED_IN}::test_shutil_would_delete_what_is_mounted"),
     row("J02!", "a reset that deletes a home directory", "containers/podman#18287 #18349"),
-    row("J03!", "a volume that is pruned while it is used", "moby/moby#38883", waits=CONTAINERS),
+    row("J03!", "a volume that is pruned while it is used", "moby/moby#38883"),
     row("J04!", "places of mounts cleaned up after they changed", "CVE-2024-23652",
         never="no place that was made for a mount is ever removed from a caller's root"),
     row("J05!", "a layer that is visible before it is on disk", "containerd/containerd#8895"),
     row("J06", "a recovery that fails on its own leavings", "containers/podman#24754"),
     row("J07", "owners and modes changed recursively", "", "contain",
         "bind::test_files_of_the_caller_are_roots_inside_and_files_made_inside_are_the_callers"),
-    row("J08", "an overwrite that stops half-way", "", waits=CONTAINERS),
+    row("J08", "an overwrite that stops half-way", "", "survive",
+        "tests/volumes/test_volumes.py::test_a_killed_restore_leaves_the_volume_empty_and_ready_for_another",
+        "tests/volumes/test_container_mounts.py::"
+        "test_a_kill_while_it_is_filled_leaves_it_empty_and_the_next_start_fills_it",
+        control="tests/volumes/test_attacks_on_volumes.py::test_a_naive_restore_that_is_killed_leaves_a_half"),
     row("J09", "a copy of what is changing", "", waits=CONTAINERS),
     row("J10", "records on a full disk", ""),
     # ---- K: faults in the middle
