@@ -315,6 +315,18 @@ class Containers:
                 raise NameTaken(f"another container has the name {name!r}: remove or rename that one first") from None
         emit(found.reload(), "rename", oldName=before[0])
 
+    def stop(
+        self,
+        containers: Iterable[str | Container],
+        *,
+        timeout: float | None = None,
+        signal: int | str | None = None,
+    ) -> None:
+        """Stop many at the same time, each as Container.stop() does; return when all have ended."""
+        from .life import stop_all
+
+        stop_all([self.get(one) for one in containers], timeout=timeout, signal=signal)
+
     def prune(
         self, *, until: float | datetime | None = None, label: str | Sequence[str] = (), volumes: bool = False
     ) -> Pruned:

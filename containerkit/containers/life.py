@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from .container import Container, Row
 
 __all__ = [
-    "clean", "group", "kill", "pause", "restart", "settle", "start", "status", "status_of", "stop", "unpause", "update",
-    "usage", "wait",
+    "clean", "group", "kill", "pause", "restart", "settle", "start", "status", "status_of", "stop", "stop_all",
+    "unpause", "update", "usage", "wait",
 ]  # fmt: skip
 
 _NAMESPACES = {"none": Namespaces.all(), "host": Namespaces.all(net="host")}
@@ -356,25 +356,37 @@ def _write_run(container: Container, run: dict[str, Any]) -> None:
 
 def stop(container: Container, timeout: float | None = None, signal: int | str | None = None) -> None:
     """Have it stopped; return when it has ended."""
+    stop_all((container,), timeout=timeout, signal=signal)
+
+
+def stop_all(containers: Iterable[Container], *, timeout: float | None = None, signal: int | str | None = None) -> None:
+    """Have all of them stopped at the same time; return when they have ended."""
+    with ExitStack() as stack:
+        asked = [(one, stack.enter_context(_asked_to_end(one, timeout, signal))) for one in containers]
+        for container, control in asked:
+            if control is not None:
+                _wait_for_end(container, control, None)
+            _wait_until_free(container, None)
+            settle(container)
+
+
+@contextmanager
+def _asked_to_end(container: Container, timeout: float | None, signal: int | str | None) -> Iterator[Control | None]:
+    """The connection to its monitor, which has been asked; None when it has none, or none any more."""
     spec = container.spec
     signum = spec.stop_signal if signal is None else signal_number(signal)
-    grace = spec.stop_timeout if timeout is None else timeout
-    container.row()
-    _end(container, signum, grace)
-    settle(container)
-
-
-def _end(container: Container, signum: int, grace: float) -> None:
-    try:
-        with Control(container.directory.fileno()) as control:
-            thaw = _is_paused(container)
-            control.stop(signum, grace)
-            if thaw:
+    paused = _is_paused(container)
+    with ExitStack() as stack:
+        try:
+            control = stack.enter_context(Control(container.directory.fileno()))
+            control.stop(signum, spec.stop_timeout if timeout is None else timeout)
+            if paused:
                 unpause(container)
             emit(container, "stop")
-            _wait_for_end(container, control, None)
-    except (WrongState, MonitorLost):
-        _wait_until_free(container, None)
+        except (WrongState, MonitorLost):
+            yield None
+            return
+        yield control
 
 
 def kill(container: Container, signal: int | str = "KILL") -> None:
@@ -396,10 +408,7 @@ def kill(container: Container, signal: int | str = "KILL") -> None:
 
 def restart(container: Container, timeout: float | None = None, signal: int | str | None = None) -> None:
     """Stop it, if it runs, and start it."""
-    spec = container.spec
-    signum = spec.stop_signal if signal is None else signal_number(signal)
-    container.row()
-    _end(container, signum, spec.stop_timeout if timeout is None else timeout)
+    stop(container, timeout=timeout, signal=signal)
     start(container)
     emit(container, "restart")
 
