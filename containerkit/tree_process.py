@@ -19,7 +19,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
@@ -167,9 +167,10 @@ class TreeProcess:
         compression: Compression | None = None,
         level: int | None = None,
         source_date_epoch: int | None = None,
+        without: Collection[bytes] = (),
     ) -> Packed:
         """:func:`containerkit.layers.pack.pack_layer`, to a descriptor to write to."""
-        return self._pack(upper, out, compression, level, source_date_epoch, layer=True)
+        return self._pack(upper, out, compression, level, source_date_epoch, layer=True, without=without)
 
     def pack_tree(
         self,
@@ -184,13 +185,22 @@ class TreeProcess:
         return self._pack(tree, out, compression, level, source_date_epoch, layer=False)
 
     def _pack(
-        self, tree: int, out: int, compression: Compression | None, level: int | None, epoch: int | None, *, layer: bool
+        self,
+        tree: int,
+        out: int,
+        compression: Compression | None,
+        level: int | None,
+        epoch: int | None,
+        *,
+        layer: bool,
+        without: Collection[bytes] = (),
     ) -> Packed:
         from .layers.pack import source_date
 
         request = {
             "do": "pack",
             "layer": layer,
+            "without": [path.decode("latin-1") for path in without],
             "compression": compression,
             "level": level,
             "epoch": source_date(epoch),  # the variable is in our environment, not in its
@@ -199,9 +209,10 @@ class TreeProcess:
         with _believed():
             return Packed(**told)
 
-    def diff(self, upper: int, lowers: Sequence[int]) -> list[Change]:
+    def diff(self, upper: int, lowers: Sequence[int], *, without: Collection[bytes] = ()) -> list[Change]:
         """:func:`containerkit.layers.diff.diff`."""
-        told = self._ask({"do": "diff"}, [], {"tree": upper}, lowers=lowers)
+        request = {"do": "diff", "without": [path.decode("latin-1") for path in without]}
+        told = self._ask(request, [], {"tree": upper}, lowers=lowers)
         with _believed():
             return [
                 Change(kind, os.fsdecode(path.encode("latin-1")), int(size))
@@ -269,6 +280,7 @@ class TreeProcess:
         *,
         owner: tuple[int, int] | None = None,
         follow: bool = False,
+        mounts: bool = True,
     ) -> FileStatus:
         """:func:`containerkit.layers.files.pack_files`, to a descriptor to write to."""
         request = {
@@ -277,6 +289,7 @@ class TreeProcess:
             "top": top.decode("latin-1"),
             "owner": owner,
             "follow": follow,
+            "mounts": mounts,
         }
         told = self._ask(request, [out], {"tree": root})
         with _believed():

@@ -70,9 +70,9 @@ def copy_in(
     """Copy a file or a directory of the host into a container, or an archive (an open binary file) into a directory.
 
     As ``docker cp`` does it: a directory that is there gets the source in it, and what is in the source where that ends
-    with ``"/."`` (as a string: pathlib drops it); where there is nothing, the copy gets that name; its directory must be
-    there. A link is copied as a link unless ``follow_link``, and at the destination it is followed, in the container. A
-    directory that is there keeps its owner, mode and times.
+    with ``"/."`` (as a string: pathlib drops it). Where there is nothing the copy gets that name, in a directory that
+    must be there. A link is copied as a link unless ``follow_link``, and at the destination it is followed, in the
+    container. A directory that is there keeps its owner, mode and times.
 
     The files belong to the container's root; with ``archive`` to the ids that they have on the host (root only), and
     those of an archive to the ids that it names. Devices and sockets are left out. A file is there whole or not at all.
@@ -155,12 +155,13 @@ def put_archive(container: Container, path: StrPath, archive: Source | bytes) ->
         )
 
 
-def get_archive(container: Container, path: StrPath, *, follow_link: bool = False) -> PathArchive:
+def get_archive(container: Container, path: StrPath, *, follow_link: bool = False, mounts: bool = True) -> PathArchive:
     """What is at a path as a tar archive, in pieces; close it, or use it as a context manager.
 
     The top of the archive is called as the path's last name; with ``"/."`` at its end the archive has what is in it.
+    Without ``mounts``, what is mounted in it is not in the archive.
     """
-    return PathArchive(container, _inside(path), follow_link)
+    return PathArchive(container, _inside(path), follow_link, mounts)
 
 
 class PathArchive:
@@ -170,7 +171,7 @@ class PathArchive:
         status: what is at the path.
     """
 
-    def __init__(self, container: Container, path: bytes, follow: bool) -> None:
+    def __init__(self, container: Container, path: bytes, follow: bool, mounts: bool) -> None:
         self._stack = ExitStack()
         try:
             files = self._stack.enter_context(tree(container))
@@ -181,7 +182,9 @@ class PathArchive:
                 raise syscall_error(errno.ENOTDIR, "copy", os.fsdecode(path), "it is no directory in the container")
             self.status = _path_status(path, found)
             top = b"" if contents else _name_of(path) or where.name
-            self._flow = _Flow(lambda out: files.process.pack_files(files.fileno(), where.path, out, top))
+            self._flow = _Flow(
+                lambda out: files.process.pack_files(files.fileno(), where.path, out, top, mounts=mounts)
+            )
             self._stack.callback(self._flow.close)
         except BaseException:
             self._stack.close()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import InvalidValue, StoreError
 from ..layers.compression import chunks, compression_of
-from ..layers.pack import pack_layer, pack_tree, source_date
+from ..layers.pack import Packed, pack_layer, pack_tree, source_date
 from ..mounttree import MountTree
 from .config import ImageConfig
 from .config_changes import ConfigChanges, with_layer
@@ -81,8 +81,9 @@ def commit(
     created_by: str | None = None,
     source_date_epoch: int | None = None,
     progress: Callable[[Progress], object] | None = None,
+    without: Collection[bytes] = (),
 ) -> Image:
-    """:meth:`Images.commit`."""
+    """:meth:`Images.commit`; ``without`` are paths, like "etc/hosts", that are left out."""
     epoch = source_date(source_date_epoch)
     reference = None if name is None else Reference.parse(name)
     with ExitStack() as stack:
@@ -90,8 +91,7 @@ def commit(
         stack.callback(os.close, spool)
         upper = os.open(_upper_of(overlay), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, upper)
-        with open(spool, "wb", closefd=False) as out:
-            packed = pack_layer(upper, out, source_date_epoch=epoch)
+        packed = _packed_layer(upper, spool, epoch, without)
         archive = Part(spool, 0, os.fstat(spool).st_size)
         diff_id = Digest(packed.diff_id)
         config = with_layer(
@@ -105,6 +105,22 @@ def commit(
         )
         layer = Descriptor(OCI_LAYER, diff_id, archive.size)
         return _added(store, config, parent.manifest.layers, layer, archive, reference, progress, stack)
+
+
+def _packed_layer(upper: int, spool: int, epoch: int | None, without: Collection[bytes]) -> Packed:
+    """An ordinary user may not be allowed to read what belongs to him: the container's root, which he is, may be."""
+    try:
+        with open(spool, "wb", closefd=False) as out:
+            return pack_layer(upper, out, source_date_epoch=epoch, without=without)
+    except PermissionError:
+        if os.geteuid() == 0:
+            raise
+    from ..tree_process import TreeProcess
+
+    os.ftruncate(spool, 0)
+    os.lseek(spool, 0, os.SEEK_SET)
+    with TreeProcess([os.readlink(f"/proc/self/fd/{upper}")]) as worker:
+        return worker.pack_layer(upper, spool, source_date_epoch=epoch, without=without)
 
 
 def export(store: Store, image: Image, file: str | os.PathLike[str] | BinaryIO) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -17,7 +17,7 @@ from ..errors import SyscallError
 from ..kernel import calls
 from .walk import Found, walk
 
-__all__ = ["Change", "diff"]
+__all__ = ["Change", "Lower", "diff"]
 
 _OPAQUE = "user.overlay.opaque"
 _RESOLVE = calls.RESOLVE_BENEATH | calls.RESOLVE_NO_SYMLINKS | calls.RESOLVE_NO_MAGICLINKS
@@ -44,20 +44,21 @@ class Change(NamedTuple):
 _Found: TypeAlias = dict[bytes, tuple[Literal["A", "C", "D"], int]]
 
 
-def diff(upper: int, lowers: Sequence[int]) -> list[Change]:
+def diff(upper: int, lowers: Sequence[int], *, without: Collection[bytes] = ()) -> list[Change]:
     """The changes in an overlay's upper directory against its lower ones (the topmost first), sorted by path.
 
     All are descriptors of directories. A directory in which something changed is there too, as "C"; a directory that
     is gone is one line. What was only opened for writing, or restored to what it was, is no change; a file whose time
-    changed is one.
+    changed is one. ``without`` are paths, like "etc/hosts", that do not count.
     """
-    lower = _Lower(lowers)
+    lower = Lower(lowers)
     found: _Found = {}
     cut: set[bytes] = set()
     opened = os.open(f"/proc/self/fd/{upper}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for each in walk(opened):
-            _look(each, lower, found, cut)
+            if each.path not in without:
+                _look(each, lower, found, cut)
     finally:
         os.close(opened)
     for path in list(found):
@@ -65,7 +66,7 @@ def diff(upper: int, lowers: Sequence[int]) -> list[Change]:
     return [Change(kind, f"/{os.fsdecode(path)}", size) for path, (kind, size) in sorted(found.items())]
 
 
-def _look(each: Found, lower: _Lower, found: _Found, cut: set[bytes]) -> None:
+def _look(each: Found, lower: Lower, found: _Found, cut: set[bytes]) -> None:
     before = lower.status(each.path)
     if each.is_whiteout:
         if before is not None:
@@ -94,7 +95,7 @@ def _name_directories(path: bytes, found: _Found) -> None:
         found[path] = ("C", 0)
 
 
-def _differs(each: Found, before: os.stat_result, lower: _Lower) -> bool:
+def _differs(each: Found, before: os.stat_result, lower: Lower) -> bool:
     """docker's rule: mode, owner and device, and for all but directories size and time; and capabilities."""
     now = each.status
     if (now.st_mode, now.st_uid, now.st_gid, now.st_rdev) != (
@@ -152,7 +153,7 @@ def _has(each: Found, name: bytes) -> bool:
     return not (stat.S_ISCHR(status.st_mode) and status.st_rdev == 0)
 
 
-class _Lower:
+class Lower:
     """The layers below, as overlayfs merges them (overlayfs.rst, "Merged directories")."""
 
     def __init__(self, layers: Sequence[int]) -> None:

@@ -211,12 +211,21 @@ def _hint(number: int | None) -> str | None:
 
 
 def pack_files(
-    root: int, path: bytes, out: Writable, top: bytes, *, owner: tuple[int, int] | None = None, follow: bool = False
+    root: int,
+    path: bytes,
+    out: Writable,
+    top: bytes,
+    *,
+    owner: tuple[int, int] | None = None,
+    follow: bool = False,
+    mounts: bool = True,
 ) -> FileStatus:
     """Write what is at a path as an archive, in which it is called ``top``; empty: the archive has what is in it.
 
-    What is mounted below it is in it too, but for views of the kernel's state. ``owner`` is then everything's. Devices
-    and links are what they are; sockets are left out. Raises SyscallError.
+    What is mounted below it is in it too, but for views of the kernel's state; without ``mounts``, as an empty
+    directory. ``owner`` is then everything's. Devices and links are what they are; sockets are left out.
+
+    Raises SyscallError.
     """
     where = locate(root, path, follow=follow)
     if where.status is None:
@@ -225,7 +234,7 @@ def pack_files(
     packing = Packing(tar, None, False, _ids(owner))
     if where.status.is_directory:
         with Fd(calls.open_in_root(root, where.path or b"/", _DIRECTORY)) as fd:
-            _pack_directory(fd.fileno(), packing, top)
+            _pack_directory(fd.fileno(), packing, top, mounts)
     else:
         with Fd(calls.open_in_root(root, where.directory or b"/", _PATH)) as fd:
             name = os.fsdecode(where.name)
@@ -235,9 +244,9 @@ def pack_files(
     return where.status
 
 
-def _pack_directory(fd: int, packing: Packing, top: bytes) -> None:
+def _pack_directory(fd: int, packing: Packing, top: bytes, mounts: bool) -> None:
     packing.add(Found(top, ".", fd, os.fstat(fd)))
-    for found in walk(fd, mounts=True):
+    for found in walk(fd, mounts="enter" if mounts else "show"):
         packing.add(found._replace(path=top + b"/" + found.path) if top else found)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -76,16 +76,18 @@ def pack_layer(
     compression: Compression | None = None,
     level: int | None = None,
     source_date_epoch: int | None = None,
+    without: Collection[bytes] = (),
 ) -> Packed:
     """Write the upper directory of an overlay, which the descriptor is of, as a layer (OCI image-spec, layer.md).
 
     Devices 0:0 become whiteouts and opaque directories get a mark, each before what is beside it. Extended attributes
     of users, capabilities and access lists are kept. A file that changes meanwhile gets into it as it was read; for
-    changes of several files that belong together, freeze the processes first (:meth:`Cgroup.freeze`).
+    changes of several files that belong together, freeze the processes first (:meth:`Cgroup.freeze`). ``without`` are
+    paths, like "etc/hosts", that are left out.
 
     Raises InvalidValue for a directory with a redirect, which overlayfs makes only where it is told to.
     """
-    return _pack(upper, out, compression, level, source_date_epoch, layer=True)
+    return _pack(upper, out, compression, level, source_date_epoch, layer=True, without=without)
 
 
 def pack_tree(
@@ -101,7 +103,14 @@ def pack_tree(
 
 
 def _pack(
-    root: int, out: Writable, compression: Compression | None, level: int | None, epoch: int | None, *, layer: bool
+    root: int,
+    out: Writable,
+    compression: Compression | None,
+    level: int | None,
+    epoch: int | None,
+    *,
+    layer: bool,
+    without: Collection[bytes] = (),
 ) -> Packed:
     sink = _Sink(out, compression, level)
     limit = source_date(epoch)
@@ -110,7 +119,8 @@ def _pack(
     try:
         packing = Packing(tar, limit, layer, _inside())
         for found in walk(opened):
-            packing.add(found)
+            if found.path not in without:
+                packing.add(found)
     finally:
         os.close(opened)
     tar.finish()

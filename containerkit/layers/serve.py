@@ -181,6 +181,7 @@ def _progress(channel: socket.socket) -> Callable[[int], None]:
 def _pack(channel: socket.socket, request: Request, fds: list[int]) -> Any:
     from .pack import pack_layer, pack_tree
 
+    more = {"without": _paths(request)} if request["layer"] else {}
     pack = pack_layer if request["layer"] else pack_tree
     with _Tree(request["tree"], fds) as directory, open(fds[0], "wb", buffering=0, closefd=False) as out:
         packed = pack(
@@ -189,8 +190,13 @@ def _pack(channel: socket.socket, request: Request, fds: list[int]) -> Any:
             compression=request["compression"],
             level=request["level"],
             source_date_epoch=request["epoch"],
+            **more,
         )
     return packed.__getstate__()
+
+
+def _paths(request: Request) -> frozenset[bytes]:
+    return frozenset(path.encode("latin-1") for path in request["without"])
 
 
 def _diff(channel: socket.socket, request: Request, fds: list[int]) -> Any:
@@ -201,7 +207,7 @@ def _diff(channel: socket.socket, request: Request, fds: list[int]) -> Any:
         try:
             for told in request["lowers"]:
                 lowers.append(_Tree(told, fds).fd)
-            found = diff(upper, lowers)
+            found = diff(upper, lowers, without=_paths(request))
         finally:
             for lower in lowers:
                 os.close(lower)
@@ -288,6 +294,7 @@ def _pack_files(channel: socket.socket, request: Request, fds: list[int]) -> Any
                 request["top"].encode("latin-1"),
                 owner=None if owner is None else (owner[0], owner[1]),
                 follow=request["follow"],
+                mounts=request["mounts"],
             )
         )
 

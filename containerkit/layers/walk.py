@@ -7,7 +7,7 @@ import os
 import stat
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ..errors import SyscallError, syscall_error
 from ..kernel import calls
@@ -51,17 +51,17 @@ class Found(NamedTuple):
         return stat.S_ISCHR(self.status.st_mode) and self.status.st_rdev == 0
 
 
-def walk(root: int, *, mounts: bool = False) -> Iterator[Found]:
+def walk(root: int, *, mounts: Literal["refuse", "enter", "show"] = "refuse") -> Iterator[Found]:
     """Everything below a directory, each directory before what is in it, names in the order of their bytes.
 
-    A name that vanishes meanwhile is left out; a directory on another mount is refused (EXDEV). With ``mounts`` it is
-    entered, but for those that show the kernel's state (/proc, /sys): of these there is the directory alone. More than
-    256 directories in one another are refused (ENAMETOOLONG).
+    A name that vanishes meanwhile is left out. A directory on another mount is refused (EXDEV); or shown, without what
+    is in it; or entered, unless it is a view of the kernel's state (/proc, /sys). More than 256 directories in one
+    another are refused (ENAMETOOLONG).
     """
     yield from _walk(root, b"", mounts, 0)
 
 
-def _walk(directory: int, above: bytes, mounts: bool, depth: int) -> Iterator[Found]:
+def _walk(directory: int, above: bytes, mounts: str, depth: int) -> Iterator[Found]:
     for name in sorted(os.listdir(directory), key=os.fsencode):
         try:
             status = os.stat(name, dir_fd=directory, follow_symlinks=False)
@@ -69,22 +69,36 @@ def _walk(directory: int, above: bytes, mounts: bool, depth: int) -> Iterator[Fo
             continue
         path = above + os.fsencode(name)
         yield Found(path, name, directory, status)
-        if stat.S_ISDIR(status.st_mode):
-            if depth == _DEPTH_MAX:
-                hint = f"there are more than {_DEPTH_MAX} directories in one another"
-                raise syscall_error(errno.ENAMETOOLONG, "openat2", os.fsdecode(path), hint)
+        if not stat.S_ISDIR(status.st_mode):
+            continue
+        if depth == _DEPTH_MAX:
+            hint = f"there are more than {_DEPTH_MAX} directories in one another"
+            raise syscall_error(errno.ENAMETOOLONG, "openat2", os.fsdecode(path), hint)
+        child = _enter(directory, name, path, mounts)
+        if child >= 0:
             try:
-                child = calls.openat2(directory, name, _OPEN, resolve=_ACROSS if mounts else _RESOLVE)
-            except FileNotFoundError:
-                continue
-            except SyscallError as error:
-                hint = "nothing may be mounted in the tree, and the caller must be allowed to read all of it"
-                raise syscall_error(error.errno or 0, "openat2", os.fsdecode(path), hint) from None
-            try:
-                if not (mounts and calls.fs_magic(child) in _OF_THE_KERNEL):
-                    yield from _walk(child, path + b"/", mounts, depth + 1)
+                yield from _walk(child, path + b"/", mounts, depth + 1)
             finally:
                 os.close(child)
+
+
+def _enter(directory: int, name: str, path: bytes, mounts: str) -> int:
+    """A descriptor of a directory whose names are to be found, too; -1 for one that is none, or has gone."""
+    try:
+        child = calls.openat2(directory, name, _OPEN, resolve=_ACROSS if mounts == "enter" else _RESOLVE)
+    except FileNotFoundError:
+        return -1
+    except SyscallError as error:
+        if mounts == "show" and error.errno == errno.EXDEV:
+            return -1
+        if mounts != "refuse" and error.errno in (errno.ENOTDIR, errno.ELOOP):
+            return -1  # somebody has put another thing there: that is how such a tree is
+        hint = "nothing may be mounted in the tree, and the caller must be allowed to read all of it"
+        raise syscall_error(error.errno or 0, "openat2", os.fsdecode(path), hint) from None
+    if mounts == "enter" and calls.fs_magic(child) in _OF_THE_KERNEL:
+        os.close(child)
+        return -1
+    return child
 
 
 def set_mode(directory: int, name: str | bytes, mode: int) -> None:
