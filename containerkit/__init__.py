@@ -86,6 +86,8 @@ if TYPE_CHECKING:
     from .store import Store as Store
     from .timeline import Event as Event
     from .timeline import Timeline as Timeline
+    from .volumes.volume import Volume as Volume
+    from .volumes.volume_mounts import VolumeMount as VolumeMount
 
 __version__ = "0.1.0"
 
@@ -126,6 +128,8 @@ _MODULES = {
     "security.supervisor": ("Answer", "Supervisor"),
     "store": ("Store",),
     "timeline": ("Event", "Timeline"),
+    "volumes.volume": ("Volume",),
+    "volumes.volume_mounts": ("VolumeMount",),
 }  # fmt: skip
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

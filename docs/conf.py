@@ -44,6 +44,7 @@ nitpick_ignore_regex = [
     (r"py:class", r"(.*\.)?(Database|Home|Trash|Progress|Change|Packed|TreeUsage|Unpacking|T)"),
     (r"py:func", r"look_up"),
     (r"py:mod", r"containerkit\.images\.fsck"),
+    (r"py:class", r"(.*\.)?(HeldPath|Row|Pruned|Containers|Moment|StoreEvent)"),
     (r"py:class", r"(.*\.)?(IoMax|IoRates|Manager|Parent|Wanted|Kind|Node)"),
 ]
 

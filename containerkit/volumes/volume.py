@@ -54,7 +54,7 @@ class Volume:
 
     @property
     def read_only(self) -> bool:
-        """Whether containers see it read-only, whatever they ask for: it is a snapshot."""
+        """Whether it is a snapshot, which containers see read-only, whatever they ask for."""
         return "snapshot" in self.options
 
     @property
