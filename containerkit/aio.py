@@ -32,19 +32,24 @@ from .process import DEVNULL, PIPE, STDOUT, Stream
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from .containers.aio import Container, Containers, events
     from .images.aio import Images
     from .options import JoinOptions, JoinRunOptions, LaunchOptions, RunOptions, SandboxOptions
     from .timeline import Timeline
 
-__all__ = ["DEVNULL", "PIPE", "STDOUT", "Images", "Process", "Sandbox", "run"]
+__all__ = ["DEVNULL", "PIPE", "STDOUT", "Container", "Containers", "Images", "Process", "Sandbox", "events", "run"]
 
 
 def __getattr__(name: str) -> object:
-    # What images need is imported by those who use them.
+    # What images and containers need is imported by those who use them.
     if name == "Images":
         from .images.aio import Images
 
         return Images
+    if name in ("Container", "Containers", "events"):
+        from .containers import aio
+
+        return getattr(aio, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -13,6 +13,7 @@ from containerkit.store import Store
 PROGRAMS = (
     "sh", "cat", "echo", "env", "false", "hostname", "id", "kill", "ls", "mkdir", "mount", "ps", "pwd", "rm", "sleep",
     "stty", "touch", "true", "tty", "test", "seq", "dd", "head", "tail", "ln", "sync", "stat", "chown", "chmod", "nc",
+    "find", "grep", "sort", "tr",
 )  # fmt: skip
 
 

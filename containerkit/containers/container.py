@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import os
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, overload
 
 from .._container_errors import ContainerNotFound
 from ..kernel.fd import Fd
 from .value_json import load
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import BinaryIO, Literal
 
+    from ..completed import Completed
+    from ..images.config_changes import ConfigChanges
     from ..images.image import Image
+    from ..images.progress import Progress
     from ..images.reference import Reference
+    from ..kernel.calls import StrPath
+    from ..layers.diff import Change
     from ..limits import Limits
-    from ..process import Process
+    from ..process import Process, Stream
     from ..storage.home import Home
+    from ..storage.moments import Moment
     from ..store import Store
+    from .attach import Attached
+    from .changes import Size
+    from .logs import Logs
     from .spec import ContainerSpec, Restart
-    from .state import Status  # type: ignore[import-not-found,attr-defined,unused-ignore]
+    from .state import Status
+    from .stats import ContainerStats, StatsOfContainer
+    from .top import Top
 
 __all__ = ["SELECT", "Container", "Directory", "Row"]
 
@@ -105,10 +117,9 @@ class Container:
     @property
     def status(self) -> Status:
         """Whether it runs, since when, how it ended; by what the kernel says of its monitor."""
-        from .life import status  # type: ignore[import-not-found,attr-defined,unused-ignore]
+        from .life import status
 
-        found: Status = status(self)
-        return found
+        return status(self)
 
     @property
     def known_name(self) -> str:
@@ -153,7 +164,7 @@ class Container:
 
     def start(self) -> None:
         """Start it. One that runs already stays as it is. Raises SpawnError when its program cannot be started."""
-        from .life import start  # type: ignore[import-not-found,attr-defined,unused-ignore]
+        from .life import start
 
         start(self)
 
@@ -162,19 +173,19 @@ class Container:
 
         By default both are as it was created. Its restart policy does not start it again.
         """
-        from .life import stop  # type: ignore[import-not-found,attr-defined,unused-ignore]
+        from .life import stop
 
         stop(self, timeout=timeout, signal=signal)
 
     def kill(self, signal: int | str = "KILL") -> None:
         """Send a signal to its program. Raises WrongState when it does not run."""
-        from .life import kill  # type: ignore[import-not-found,attr-defined,unused-ignore]
+        from .life import kill
 
         kill(self, signal=signal)
 
     def restart(self, timeout: float | None = None, signal: int | str | None = None) -> None:
         """Stop it, if it runs, and start it."""
-        from .life import restart  # type: ignore[import-not-found,attr-defined,unused-ignore]
+        from .life import restart
 
         restart(self, timeout=timeout, signal=signal)
 
@@ -183,26 +194,25 @@ class Container:
 
         Raises TimeoutExpired after ``timeout`` seconds.
         """
-        from .life import wait  # type: ignore[import-not-found,attr-defined,unused-ignore]
+        from .life import wait
 
-        code: int = wait(self, timeout=timeout)
-        return code
+        return wait(self, timeout=timeout)
 
     def pause(self) -> None:
         """Freeze all of its processes (cgroup freezer). Raises WrongState when it does not run."""
-        from .life import pause  # type: ignore[import-not-found,attr-defined,unused-ignore]
+        from .life import pause
 
         pause(self)
 
     def unpause(self) -> None:
         """Let them go on."""
-        from .life import unpause  # type: ignore[import-not-found,attr-defined,unused-ignore]
+        from .life import unpause
 
         unpause(self)
 
     def update(self, *, limits: Limits | None = None, restart: str | Restart | None = None) -> None:
         """Change what it may use, and whether it starts again; at once when it runs."""
-        from .life import update  # type: ignore[import-not-found,attr-defined,unused-ignore]
+        from .life import update
 
         update(self, limits=limits, restart=restart)
 
@@ -221,81 +231,209 @@ class Container:
 
     # ---- its program -------------------------------------------------------------------------------------------------
 
-    def logs(self, **options: Any) -> Any:
-        """What it has written, line by line; see :func:`containerkit.containers.logs.logs_of`."""
-        from .logs import logs_of  # type: ignore[import-not-found,attr-defined,unused-ignore]
+    def logs(
+        self,
+        *,
+        follow: bool = False,
+        stdout: bool = True,
+        stderr: bool = True,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        tail: int | None = None,
+    ) -> Logs:
+        """What it has written, line by line, for ``for`` and ``async for``, or ``.text()`` of all.
 
-        return logs_of(self, **options)
+        ``follow`` goes on until it has ended. See :func:`containerkit.containers.logs.logs_of`.
+        """
+        from .logs import logs_of
 
-    def attach(self, **options: Any) -> Any:
-        """Connect the terminal, or the standard streams, with it; see :func:`containerkit.containers.attach.attach`."""
-        from .attach import attach  # type: ignore[import-not-found,attr-defined,unused-ignore]
+        return logs_of(self, follow=follow, stdout=stdout, stderr=stderr, since=since, until=until, tail=tail)
 
-        return attach(self, **options)
+    def attach(
+        self,
+        *,
+        stdin: bool = True,
+        detach_keys: str | None = "ctrl-p,ctrl-q",
+        logs: bool = False,
+        start: bool = False,
+        signals: bool = True,
+        files: tuple[int, int, int] = (0, 1, 2),
+    ) -> int | None:
+        """Use it from the caller's terminal until its program ends; its exit code, or None when one detached.
 
-    def exec(self, args: Sequence[str], **options: Any) -> Process:
-        """Start another program in it, which ends with it; see :func:`containerkit.containers.execs.exec_`."""
-        from .execs import exec_  # type: ignore[import-not-found,attr-defined,unused-ignore]
+        ``logs`` shows first what it has said before. ``start`` starts it when one is attached, so that nothing is
+        missed. Programs without a terminal use :meth:`attached`. See :func:`containerkit.containers.attach.attach`.
+        """
+        from .attach import attach
 
-        process: Process = exec_(self, args, **options)
+        return attach(self, stdin=stdin, detach_keys=detach_keys, logs=logs, start=start, signals=signals, files=files)
+
+    def attached(self, *, logs: bool = False, start: bool = False) -> Attached:
+        """A connection with its program for who has no terminal: ``read``, ``write``, ``close``.
+
+        ``logs`` begins with what it has said before; ``start`` starts it first, and misses nothing.
+        """
+        from .attach import Attached
+
+        return Attached(self, logs=logs, start=start)
+
+    @overload
+    def exec(
+        self,
+        args: Sequence[str],
+        *,
+        env: Mapping[str, str | None] | None = None,
+        user: int | str | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        tty: bool | tuple[int, int] = False,
+        stdin: Stream = ...,
+        stdout: Stream = None,
+        stderr: Stream = None,
+        text: bool = False,
+        detach: Literal[False] = False,
+        start_timeout: float = 30.0,
+    ) -> Process: ...
+    @overload
+    def exec(
+        self,
+        args: Sequence[str],
+        *,
+        env: Mapping[str, str | None] | None = None,
+        user: int | str | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        detach: Literal[True],
+        start_timeout: float = 30.0,
+    ) -> None: ...
+    def exec(self, args: Sequence[str], **options: Any) -> Process | None:
+        """Start another program in it, as a :class:`Process`; it ends with the container at the latest.
+
+        It has the container's walls, limits, environment and user, unless said otherwise. With ``detach`` nobody waits
+        for it. Raises WrongState when the container does not run. See :func:`containerkit.containers.execs.exec_`.
+        """
+        from .execs import exec_
+
+        process: Process | None = exec_(self, args, **options)
         return process
 
-    def run(self, args: Sequence[str], **options: Any) -> Any:
-        """Run another program in it to its end; see :func:`containerkit.containers.execs.run_in`."""
-        from .execs import run_in  # type: ignore[import-not-found,attr-defined,unused-ignore]
+    def run(
+        self,
+        args: Sequence[str],
+        *,
+        env: Mapping[str, str | None] | None = None,
+        user: int | str | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        timeout: float | None = None,
+        input: str | bytes | None = None,
+        text: bool = True,
+        capture_output: bool = True,
+        check: bool = False,
+        **options: Any,
+    ) -> Completed[Any]:
+        """Run another program in it to its end; arguments and result as of :func:`containerkit.run`."""
+        from .execs import run_in
 
-        return run_in(self, args, **options)
+        return run_in(
+            self,
+            args,
+            env=env,
+            user=user,
+            cwd=cwd,
+            timeout=timeout,
+            input=input,
+            text=text,
+            capture_output=capture_output,
+            check=check,
+            **options,
+        )
 
-    def top(self) -> Any:
-        """Its processes, with the ids that they have in it and outside."""
-        from .top import top  # type: ignore[import-not-found,attr-defined,unused-ignore]
+    def top(self) -> Top:
+        """Its processes, with the ids that they have in it and outside. Raises WrongState when it does not run."""
+        from .top import top
 
         return top(self)
 
-    def stats(self) -> Any:
-        """What it uses now."""
-        from .stats import stats  # type: ignore[import-not-found,attr-defined,unused-ignore]
+    def stats(self) -> ContainerStats:
+        """What it uses now. Raises WrongState when it does not run, Unsupported where it has no control group."""
+        from .stats import stats
 
         return stats(self)
 
-    def stats_stream(self, interval: float = 1.0) -> Any:
-        """What it uses, every ``interval`` seconds."""
-        from .stats import stats_stream  # type: ignore[import-not-found,attr-defined,unused-ignore]
+    def stats_stream(self, interval: float = 1.0) -> StatsOfContainer:
+        """What it uses every ``interval`` seconds, with rates, until it has ended; for ``for`` and ``async for``."""
+        from .stats import stats_stream
 
         return stats_stream(self, interval)
 
     # ---- its files ---------------------------------------------------------------------------------------------------
 
-    def copy_in(self, source: Any, path: Any, **options: Any) -> Any:
-        """Copy from the host into it by docker cp's rules; see :mod:`containerkit.containers.copying`."""
-        from .copying import copy_in  # type: ignore[import-not-found,attr-defined,unused-ignore]
+    def copy_in(
+        self, source: StrPath | BinaryIO, path: StrPath, *, archive: bool = False, follow_link: bool = False
+    ) -> None:
+        """Copy a file or a directory of the host into it, running or not, by the rules of ``docker cp``.
 
-        return copy_in(self, source, path, **options)
+        An open binary file is an archive. ``archive`` keeps owners. See :mod:`containerkit.containers.copying`.
+        """
+        from .copying import copy_in
 
-    def copy_out(self, path: Any, destination: Any, **options: Any) -> Any:
-        """Copy from it to the host by docker cp's rules; see :mod:`containerkit.containers.copying`."""
-        from .copying import copy_out  # type: ignore[import-not-found,attr-defined,unused-ignore]
+        copy_in(self, source, path, archive=archive, follow_link=follow_link)
 
-        return copy_out(self, path, destination, **options)
+    def copy_out(
+        self, path: StrPath, destination: StrPath | BinaryIO, *, archive: bool = False, follow_link: bool = False
+    ) -> None:
+        """Copy a file or a directory of it to the host, or as an archive to an open binary file.
 
-    def diff(self) -> Any:
-        """What has been added, changed and deleted since it was created."""
-        from .changes import diff  # type: ignore[import-not-found,attr-defined,unused-ignore]
+        See :mod:`containerkit.containers.copying`.
+        """
+        from .copying import copy_out
+
+        copy_out(self, path, destination, archive=archive, follow_link=follow_link)
+
+    def diff(self) -> list[Change]:
+        """What differs from its image, sorted by path; ``str()`` of each is the line of ``docker diff``: A, C or D."""
+        from .changes import diff
 
         return diff(self)
 
-    def commit(self, reference: str | Reference | None = None, **options: Any) -> Image:
-        """Make an image of it; see :func:`containerkit.containers.changes.commit`."""
-        from .changes import commit  # type: ignore[import-not-found,attr-defined,unused-ignore]
+    def commit(
+        self,
+        reference: str | Reference | None = None,
+        *,
+        pause: bool = True,
+        author: str | None = None,
+        message: str | None = None,
+        changes: ConfigChanges | Iterable[str] = (),
+        source_date_epoch: int | None = None,
+        progress: Callable[[Progress], object] | None = None,
+    ) -> Image:
+        """Make an image of it: its image's layers, and one of what it has changed, without volumes.
 
-        image: Image = commit(self, reference, **options)
-        return image
+        It is paused meanwhile, unless ``pause`` is False. ``changes`` are Dockerfile instructions (``"CMD ls"``), or a
+        mapping as of :meth:`Images.commit`. See :func:`containerkit.containers.changes.commit`.
+        """
+        from .changes import commit
 
-    def export(self, file: Any, **options: Any) -> Any:
-        """Write all of its files, without volumes, as a tar archive."""
-        from .changes import export  # type: ignore[import-not-found,attr-defined,unused-ignore]
+        return commit(
+            self,
+            reference,
+            pause=pause,
+            author=author,
+            message=message,
+            changes=changes,
+            source_date_epoch=source_date_epoch,
+            progress=progress,
+        )
 
-        return export(self, file, **options)
+    def export(self, file: StrPath | BinaryIO) -> None:
+        """Write all of its files as a tar archive to a path or a binary file, without what is mounted in it."""
+        from .changes import export
+
+        export(self, file)
+
+    def size(self) -> Size:
+        """How much room it takes: what it has written, and with its image."""
+        from .changes import size
+
+        return size(self)
 
     # ---- this object -------------------------------------------------------------------------------------------------
 

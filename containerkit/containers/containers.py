@@ -265,7 +265,7 @@ class Containers:
         return found
 
     def _rows(self, wanted: filters.Filter, everything: bool) -> Iterable[Container]:
-        from .life import status_of  # type: ignore[import-not-found,attr-defined,unused-ignore]
+        from .life import status_of
 
         where = "" if everything else "WHERE state = 'started' "
         with self._store.database.read() as rows:

@@ -11,7 +11,7 @@ from ..storage.labels import has_labels
 
 if TYPE_CHECKING:
     from .container import Container
-    from .state import Status  # type: ignore[import-not-found,attr-defined,unused-ignore]
+    from .state import Status
 
 __all__ = ["STATUSES", "Filter", "pattern"]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,6 +12,7 @@ from ..completed import Outcome, Usage
 from ..errors import ContainerkitError, ProcessFailed, TimeoutExpired
 from . import life
 from .logs import logs_of
+from .wakeups import Wakeups
 
 if TYPE_CHECKING:
     from .container import Container
@@ -58,6 +60,31 @@ def run(container: Container, *, remove: bool, timeout: float | None, check: boo
     if check:
         ran.check_returncode()
     return ran
+
+
+async def run_async(create: Callable[[], Container], *, remove: bool, timeout: float | None, check: bool) -> Ran:
+    """The same for asyncio, whose loop waits for the end."""
+    container = await asyncio.to_thread(create)
+    with _not_left_running(container, remove):
+        await asyncio.to_thread(container.start)
+        late = not await _ends(container, timeout)
+        if late:
+            await asyncio.to_thread(container.stop)
+        ran = await asyncio.to_thread(_result, container, late)
+    if check:
+        ran.check_returncode()
+    return ran
+
+
+async def _ends(container: Container, timeout: float | None) -> bool:
+    with Wakeups.of(container) as monitor:
+        try:
+            async with asyncio.timeout(timeout):
+                while monitor.open:
+                    await monitor.wait_async(None)
+        except TimeoutError:
+            return False
+    return True
 
 
 @contextmanager

@@ -65,7 +65,7 @@ def _stopped(container: Container, force: bool) -> Lock:
 
 def _kill(container: Container) -> None:
     """So that it does not start again. What has ended meanwhile is what was wanted."""
-    from .life import stop  # type: ignore[import-not-found,attr-defined,unused-ignore]
+    from .life import stop
 
     with suppress(WrongState, MonitorLost):
         stop(container, timeout=0, signal="KILL")
@@ -83,7 +83,7 @@ def _clean(container: Container, row: Row) -> None:
     """What the latest start has made outside of the store; an end in good order has left nothing of it."""
     if row.run is None:
         return
-    from .life import clean  # type: ignore[import-not-found,attr-defined,unused-ignore]
+    from .life import clean
 
     clean(container, row)
 
