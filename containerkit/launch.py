@@ -136,7 +136,7 @@ class Launch:
             raise InvalidValue(
                 "a root or mounts need a mount namespace of their own: namespaces=Namespaces(mnt='new', ...)"
             )
-        if self.init and not ns.new("pid"):
+        if self.init and not (ns.new("pid") or self.joins("pid")):
             raise InvalidValue("init=True needs namespaces.pid='new': only there can PID 1 end everything it started")
         if self.cpu_seconds is not None and not self.init:
             raise InvalidValue(
@@ -149,6 +149,15 @@ class Launch:
                 raise InvalidValue(f"{name}= needs namespaces.uts='new': it would change the machine's own")
         if self.idmap is not None and not ns.new("user"):
             raise InvalidValue("idmap= needs namespaces.user='new'")
+
+    def joins(self, kind: str) -> bool:
+        """Whether it is one of a sandbox's or a container's."""
+        return any(name == kind for name, _ in self.join)
+
+    @property
+    def outside(self) -> bool:
+        """Whether the program is in a pid namespace that others made, and its parent, the first process, is not."""
+        return self.init and self.joins("pid") and not self.namespaces.new("pid")
 
     @property
     def maps_host_root(self) -> bool:
@@ -237,19 +246,21 @@ def compile_launch(
 
             join(plan, cgroup)
         ns.compile(plan, root_caller=outside, beside=True)
+        plan.outside = launch.outside
         for kind, fd in launch.join:
             plan.add(
                 Op(
                     Code.JOIN,
                     # Seen from inside a cgroup namespace, clone3 leads from no cgroup that is outside (nsdelegate,
-                    # cgroups(7)): that one is joined by whoever is in the cgroup already.
-                    Stage.EARLY if kind == "cgroup" else Stage.JOIN,
+                    # cgroups(7)): that one is joined by whoever is in the cgroup already. Of a pid namespace that the
+                    # program is to be in itself, its parent stays outside.
+                    Stage.EARLY if kind == "cgroup" or (kind == "pid" and plan.outside) else Stage.JOIN,
                     f"join the sandbox's {kind} namespace",
                     fd=plan.fd(fd),
                     a=calls.CLONE_FLAGS[kind],
                 )
             )
-        plan.hop = bool(launch.join)
+        plan.hop = bool(launch.join) and ns.new("pid")
         _identity(plan, launch, idmap)
         if ns.new("mnt"):
             receives = not outside and any(mount.receives_mounts for mount in launch.mounts)
@@ -307,8 +318,9 @@ def joins_user(launch: Launch) -> bool:
 
 
 def _compile_mounts(build: Build, launch: Launch, upper: TemporaryTree | Fd | HeldRoot | None) -> None:
-    for mount in launch.over:
-        mount.compile_over(build)
+    if launch.namespaces.new("mnt"):
+        for mount in launch.over:
+            mount.compile_over(build)
     if launch.over and launch.tty and has_dev(launch):
         build.plan.add(_TERMINALS, _pty_op(launch.tty))
     if launch.root is None and not launch.mounts:

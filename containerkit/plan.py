@@ -96,7 +96,7 @@ class Code:
     ATTEST = 42
 
 
-HOP, BESIDE = 1, 2  # flags of a plan
+HOP, BESIDE, DETACHED = 1, 2, 4  # flags of a plan
 NAMESPACES_ROOT = 1  # of Code.NAMESPACES: open the root directory, too
 
 RECURSIVE = 1 << 0
@@ -162,8 +162,8 @@ class Plan:
     """
 
     __slots__ = (
-        "_next_slot", "attest", "beside", "cgroup_fd", "clone_flags", "fds", "hop", "mode", "ops", "owned",
-        "supervision",
+        "_next_slot", "attest", "beside", "cgroup_fd", "clone_flags", "detached", "fds", "hop", "mode", "ops",
+        "outside", "owned", "supervision",
     )  # fmt: skip
 
     def __init__(self, mode: Mode, clone_flags: int = 0) -> None:
@@ -172,6 +172,8 @@ class Plan:
         self.cgroup_fd = -1
         self.hop = False  # clone the helper again after JOIN: see plan.h
         self.beside = False  # there are operations of that stage
+        self.detached = False  # nobody's child, and nobody's to end
+        self.outside = False  # the first process starts the program in a pid namespace in which it is not itself
         self.ops: list[Op] = []
         self.fds: list[int] = []  # ours; number FD_FIRST + index in the helper
         self.owned: list[int] = []  # those of them that were opened for this plan alone
@@ -222,7 +224,7 @@ class Plan:
             FD_FIRST + len(self.fds),
             self.clone_flags,
             self.cgroup_fd,
-            self.hop * HOP | self.beside * BESIDE,
+            self.hop * HOP | self.beside * BESIDE | self.detached * DETACHED,
         )
         return header + body
 

@@ -327,7 +327,8 @@ class Process:
     def kill(self) -> None:
         """SIGKILL: in a pid namespace of its own to the whole tree, else to the program."""
         if self._exit is None:
-            spawn.kill(self._handle().first, _SIGKILL)
+            started = self._handle()
+            spawn.kill(started.program if self._launch.outside else started.first, _SIGKILL)
 
     def communicate(self, input: bytes | str | None = None, timeout: float | None = None) -> tuple[Any, Any]:
         """Send ``input``, read its pipes until they end, wait. ``(stdout, stderr)``: None if not a pipe.

@@ -30,6 +30,7 @@ _WEXITED = 4
 _EINTR, _ETIMEDOUT, _ECHILD, _EAGAIN = 4, 110, 10, 11
 _SIGKILL = 9
 _GIVE_UP = 64  # plan.h
+_GRACE = 1.0
 
 REASON_EXIT, REASON_CPU_LIMIT = 0, 1
 
@@ -278,11 +279,25 @@ class Starting:
                 self._take()
             self._end_helpers()
         if started.first >= 0:
-            kill(started.first, _SIGKILL)
-            wait_status(started.first)
+            self._kill()
         elif self._failed:
             _reap_named(self._name)
         started.close()
+
+    def _kill(self) -> None:
+        """Who stays outside of the program's pid namespace takes it along when our end is closed, not when killed."""
+        started = self.started
+        if started.program >= 0:
+            kill(started.program, _SIGKILL)
+        if self._plan.outside:
+            fd, started.status = started.status, -1
+            os.close(fd)
+            poll([started.first], _GRACE)
+        kill(started.first, _SIGKILL)
+        if self._plan.detached:
+            poll([started.first], None)
+        else:
+            wait_status(started.first)
 
     def _end_helpers(self) -> None:
         for pidfd in (self._helper[0], self.started.hopped):

@@ -40,8 +40,9 @@ enum ck_mode {
 };
 
 /* HOP: clone the helper once more after JOIN: a new pid namespace can be made only from one that a process is in, and
- * setns(2) moves only children. BESIDE: there are operations of that stage. */
-enum { CK_PLAN_HOP = 1, CK_PLAN_BESIDE = 2 };
+ * setns(2) moves only children. BESIDE: there are operations of that stage. DETACHED: what is started is nobody's child,
+ * and does not end with whoever has started it. */
+enum { CK_PLAN_HOP = 1, CK_PLAN_BESIDE = 2, CK_PLAN_DETACHED = 4 };
 
 struct ck_plan_header {
     uint32_t magic, version, size, nops;

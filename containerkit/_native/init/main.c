@@ -13,7 +13,8 @@
  * which take the kernel so long that they are worth another processor, sends what they made, and exits.
  * The first process runs the EARLY operations, which need no ids, at the same time; waits for "go"; runs INSIDE: it
  * builds the mounts, leaves the old root, drops privilege. Then it becomes the program (EXEC), or starts it with the
- * PROGRAM operations and stays as PID 1 (INIT), or just stays (HOLD).
+ * PROGRAM operations and stays as PID 1 (INIT), or just stays (HOLD). To start a program in a pid namespace that exists,
+ * it stays outside of that one and is the program's parent: PID 1 in there cannot end before everything in it is reaped.
  *
  * Why it is safe: nothing from the container's tree is executed, loaded or followed before the old root is detached
  * (every path below a container root goes through openat2 with RESOLVE_IN_ROOT, every mount lands on a descriptor);
@@ -343,7 +344,8 @@ static int start_first_process(int go[2])
 {
     const struct ck_plan_header *h = ctx.plan;
     int pidfd = -1;
-    struct clone_args args = {.flags = h->clone_flags | CLONE_PARENT | CLONE_PIDFD, .pidfd = (uint64_t)(uintptr_t)&pidfd};
+    uint64_t whose = h->flags & CK_PLAN_DETACHED ? 0 : CLONE_PARENT;
+    struct clone_args args = {.flags = h->clone_flags | whose | CLONE_PIDFD, .pidfd = (uint64_t)(uintptr_t)&pidfd};
     size_t size = CLONE_ARGS_SIZE_VER0;
     if (h->cgroup_fd >= 0) {
         args.flags |= CLONE_INTO_CGROUP;

@@ -176,6 +176,14 @@ static void take_signals(int sigfd, int program)
     }
 }
 
+/* The kernel ends the program with PID 1 of its namespace; a parent outside of that one does it itself. */
+static _Noreturn void leave(int program, int code)
+{
+    if (program > 0 && sys(getpid, 0) != 1)
+        sys(kill, program, SIGNAL_KILL);
+    quit(code);
+}
+
 _Noreturn void reaper_main(int has_program)
 {
     uint64_t all = ~0ull;
@@ -201,13 +209,14 @@ _Noreturn void reaper_main(int has_program)
     struct ck_msg m = {.kind = CK_MSG_STARTED, .pid = program,
                        .detail_len = ctx.plan->nops * (uint32_t)sizeof(struct ck_time)};
     if (send_msg(&m, ctx.shared->times, fds, (uint32_t)nfds) < 0)
-        quit(71);
+        leave(program, 71);
     /* From here on we hold three descriptors and a few pages: nothing of the program's, so that its pipes end with it. */
     int keep[] = {ctx.status_fd, CK_FD_OWNER, sigfd, ctx.proc_fd}, n = ctx.proc_fd >= 0 ? 4 : 3;
     sys(close_range, 0, 2, 0);
     close_all_but(keep, (uint32_t)n);
 
-    struct pollfd_k p[] = {{sigfd, POLLIN, 0}, {CK_FD_OWNER, POLLIN, 0}, {ctx.status_fd, 0, 0}};
+    int owned = !(ctx.plan->flags & CK_PLAN_DETACHED);
+    struct pollfd_k p[] = {{sigfd, POLLIN, 0}, {owned ? CK_FD_OWNER : -1, POLLIN, 0}, {owned ? ctx.status_fd : -1, 0, 0}};
     for (;;) {
         int wait_ms = -1;
         if (ctx.cpu_limit_ns) {
@@ -219,7 +228,7 @@ _Noreturn void reaper_main(int has_program)
         struct { int64_t s, ns; } ts = {wait_ms / 1000, (int64_t)(wait_ms % 1000) * 1000000};
         sys(ppoll, p, countof(p), wait_ms < 0 ? 0 : &ts, 0, 8);
         if (p[1].revents || p[2].revents & POLLHUP)
-            quit(137); /* the owner is gone: so are we, and with us the whole namespace */
+            leave(program, 137); /* the owner is gone: so are we, and with us the whole namespace */
         if (p[0].revents)
             take_signals(sigfd, program);
     }
