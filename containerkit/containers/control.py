@@ -25,7 +25,7 @@ __all__ = ["INPUT_MAX", "Control"]
 INPUT_MAX = 16384
 """Bytes of one message of input."""
 
-(_SUBSCRIBE, _STDIN, _STDIN_EOF, _RESIZE, _SIGNAL, _STOP, _RESTART, _HANDLES, _POLICY) = range(1, 10)
+(_SUBSCRIBE, _STDIN, _STDIN_EOF, _RESIZE, _SIGNAL, _STOP, _RESTART, _HANDLES, _POLICY, _PAUSED) = range(1, 11)
 _REPLY = 0x80000000
 _HEAD = struct.Struct("=IIiI")
 _COUNTS = struct.Struct("=II")
@@ -93,6 +93,10 @@ class Control:
     def policy(self, number: int, retries: int) -> None:
         """Change the restart policy, by its number in monitor.h."""
         self._ask(_POLICY, number, retries)
+
+    def paused(self, paused: bool) -> None:
+        """Tell that it is to be frozen, or has been thawed: no health check is made meanwhile."""
+        self._ask(_PAUSED, int(paused))
 
     def handles(self) -> Running:
         """Its processes and namespaces, which the caller closes. Raises WrongState when it does not run."""

@@ -33,6 +33,7 @@ from ..storage.locks import Lock, try_lock
 from . import monitor
 from .control import Control
 from .events import emit
+from .health import compile_health
 from .spec import ContainerSpec, Restart, signal_number
 from .state import EXITED, LOCK, RESTARTING, RUNNING, Record, Status, health_name, is_alive, read_record
 from .upper import lock_upper
@@ -162,11 +163,14 @@ def _start(container: Container, lock: Lock) -> None:
             stack.enter_context(ids)
         plan = compile_launch(launch, ids)
         stack.callback(plan.close)
+        health = compile_health(spec, launch)
+        if health is not None:
+            stack.callback(health.close)
         keep = [upper.fileno(), *([ids.fileno()] if ids is not None else [])]
         kinds = [kind for kind, which in launch.namespaces.items() if which == "new"]
         directory = container.directory.fileno()
         try:
-            monitor.start(directory, lock.fd, plan, spec, container.id, monitor.namespace_flags(kinds), keep)
+            monitor.start(directory, lock.fd, plan, spec, container.id, monitor.namespace_flags(kinds), keep, health)
         except BaseException:
             _abandon(container, lock, cgroup)
             raise
@@ -492,11 +496,20 @@ def _freeze(container: Container, freeze: bool) -> None:
         raise Unsupported(f"the container {row.name} has no control group on this machine, and so cannot be paused")
     with held:
         if freeze:
+            _tell_paused(container, True)
             held.freeze()
         else:
             held.thaw()
+            _tell_paused(container, False)
     _write_run(container, {**run, "paused": freeze})
     emit(container, "pause" if freeze else "unpause")
+
+
+def _tell_paused(container: Container, paused: bool) -> None:
+    """A health check that stands still would be one that fails."""
+    if container.spec.health is not None:
+        with suppress(WrongState, MonitorLost), Control(container.directory.fileno()) as control:
+            control.paused(paused)
 
 
 def _is_paused(container: Container) -> bool:

@@ -18,10 +18,10 @@ from ..errors import StatusLost, Unsupported, syscall_error
 from ..kernel import helper
 from ..kernel.calls import CLONE_FLAGS
 from ..kernel.fd import close_all, put
-from ..plan import Mode, Plan
+from ..plan import Code, Mode, Plan
 
 if TYPE_CHECKING:
-    from .spec import ContainerSpec
+    from .spec import ContainerSpec, Health
 
 __all__ = ["POLICIES", "LogPlace", "start"]
 
@@ -59,33 +59,61 @@ def start(
     container: str,
     namespaces: int,
     keep: Sequence[int],
+    health: Plan | None = None,
 ) -> None:
     """Start the monitor of a container, and with it the container; return when its program runs.
+
+    ``health`` is the plan of its health check; see health.py.
 
     The monitor gets ``lock``, which says that it lives, and ``keep``, whose open files are locks of their own; the
     caller closes his. Raises SpawnError.
     """
     ready: list[int] = []
     try:
-        config = _config(directory, plan, spec, container, namespaces)
-        _spawn(directory, lock, plan, config, keep, ready)
+        config = _config(directory, plan, spec, container, namespaces, health)
+        _spawn(directory, lock, plan, config, keep, health, ready)
         _hear(ready[0], plan)
     finally:
         close_all(ready)
 
 
-def _config(directory: int, plan: Plan, spec: ContainerSpec, container: str, namespaces: int) -> bytes:
+def _config(
+    directory: int, plan: Plan, spec: ContainerSpec, container: str, namespaces: int, health: Plan | None
+) -> bytes:
     place = LogPlace(directory)
     flags = _TTY * spec.tty | _STDIN * spec.stdin_open | _INIT * (plan.mode is Mode.INIT)
     return _CONFIG.pack(
         _MAGIC, _CONFIG.size, len(plan.fds), flags,
         POLICIES.index(spec.restart.policy), spec.restart.retries, spec.stop_signal, namespaces,
-        spec.log_max_size, spec.log_files, place.next, place.oldest, 0,
-        0, 0, 0, 0, container.encode(),
+        spec.log_max_size, spec.log_files, place.next, place.oldest, len(_health_fds(health)),
+        *_health_times(spec.health if health is not None else None), container.encode(),
     )  # fmt: skip
 
 
-def _spawn(directory: int, lock: int, plan: Plan, config: bytes, keep: Sequence[int], ready: list[int]) -> None:
+def _health_fds(health: Plan | None) -> list[int]:
+    """All but the namespaces, its last, which the monitor puts there."""
+    return [] if health is None else health.fds[: len(health.fds) - sum(op.code == Code.JOIN for op in health.ops)]
+
+
+def _health_times(health: Health | None) -> tuple[int, int, int, int]:
+    """Milliseconds, but for the number of retries, which is 0 where there is no check."""
+    if health is None:
+        return 0, 0, 0, 0
+    interval, timeout, start = (
+        min(round(seconds * 1000), 0xFFFFFFFF) for seconds in (health.interval, health.timeout, health.start_period)
+    )
+    return interval, timeout, health.retries, start
+
+
+def _spawn(
+    directory: int,
+    lock: int,
+    plan: Plan,
+    config: bytes,
+    keep: Sequence[int],
+    health: Plan | None,
+    ready: list[int],
+) -> None:
     """The monitor's descriptors are those of monitor.h, in that order."""
     temporary: list[int] = []
     pidfd = ffi.new("int *", -1)
@@ -100,7 +128,11 @@ def _spawn(directory: int, lock: int, plan: Plan, config: bytes, keep: Sequence[
             raise syscall_error(-result, "socketpair")
         ready.append(pair[0])
         temporary.append(pair[1])
-        fds = (null, null, null, content, pair[1], settings, *plan.fds, helper.fd(), directory, lock, null, *keep)
+        check = null if health is None else _memory(temporary, health.to_bytes())
+        fds = (
+            null, null, null, content, pair[1], settings, *plan.fds,
+            helper.fd(), directory, lock, check, *_health_fds(health), *keep,
+        )  # fmt: skip
         result = lib.ck_spawn(program, fds, len(fds), pidfd)
         if result < 0:
             raise _diagnose().helper_failed(-result)

@@ -131,6 +131,10 @@ static void obey(struct client *c, const struct mon_request *m)
         mon.config.retries = m->value2;
         reply(c, m->kind, 0);
         break;
+    case MON_PAUSED:
+        health_pause(m->value);
+        reply(c, m->kind, 0);
+        break;
     default:
         reply(c, m->kind, -EINVAL);
     }

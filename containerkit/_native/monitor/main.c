@@ -96,7 +96,9 @@ static _Noreturn void finish(void)
 static void run_ended(void)
 {
     mon.kill_at = 0;
-    tell_event("die", exit_code(mon.state.exit_status));
+    char code[8];
+    put_dec(code, code + sizeof code, (uint64_t)exit_code(mon.state.exit_status));
+    tell_event("die", "exitCode", code);
     log_mark("ended");
     if (!again())
         finish();
@@ -112,7 +114,7 @@ static void start_again(void)
     if (mon.restart_now) {
         mon.restart_now = 0;
         mon.state.flags &= ~(uint32_t)MON_STOP_REQUESTED;
-        tell_event("restart", -1);
+        tell_event("restart", 0, 0);
     }
     if (start_program() < 0)
         run_ended();
@@ -120,11 +122,14 @@ static void start_again(void)
 
 /* ---- the loop -------------------------------------------------------------------------------------------------------- */
 
+static uint64_t first_of(uint64_t a, uint64_t b)
+{
+    return !a || (b && b < a) ? b : a;
+}
+
 static int wait_ms(void)
 {
-    uint64_t now = clock_ns(1), next = mon.kill_at;
-    if (mon.start_at && (!next || mon.start_at < next))
-        next = mon.start_at;
+    uint64_t now = clock_ns(1), next = first_of(first_of(mon.kill_at, mon.start_at), health_due());
     if (!next)
         return -1;
     return next <= now ? 0 : next - now > 3600 * SECOND ? 3600000 : (int)((next - now) / 1000000u) + 1;
@@ -140,6 +145,7 @@ static void timers(void)
     }
     if (mon.start_at && now >= mon.start_at)
         start_again();
+    health_timer(now);
 }
 
 /* A terminal that nobody has open is always "hung up": it is looked at again in a while. */
@@ -147,13 +153,14 @@ static int pty_is_idle;
 
 static void loop(void)
 {
-    static struct pollfd_k p[4 + CONTROL_POLLS];
+    static struct pollfd_k p[4 + CONTROL_POLLS + HEALTH_POLLS];
     for (;;) {
         p[0] = (struct pollfd_k){mon.first_pidfd, POLLIN_, 0};
         p[1] = (struct pollfd_k){mon.out, POLLIN_, 0};
         p[2] = (struct pollfd_k){mon.err, POLLIN_, 0};
         p[3] = (struct pollfd_k){pty_is_idle ? -1 : mon.pty, POLLIN_, 0};
         control_polls(p + 4);
+        health_polls(p + 4 + CONTROL_POLLS);
         int ms = wait_ms();
         if (pty_is_idle && mon.pty >= 0 && (ms < 0 || ms > 50))
             ms = 50;
@@ -171,6 +178,7 @@ static void loop(void)
             run_ended();
         }
         control_events(p + 4);
+        health_events(p + 4 + CONTROL_POLLS);
         timers();
     }
 }
@@ -182,12 +190,13 @@ static int take_config(void)
     struct mon_config *c = &mon.config;
     if (sys(pread64, MON_FD_CONFIG, c, sizeof *c, 0) != (long)sizeof *c || c->magic != MON_MAGIC || c->size != sizeof *c)
         return -EINVAL;
-    if (c->plan_fds > 240 || !c->log_files || c->policy > MON_UNLESS_STOPPED)
+    if (c->plan_fds > 240 || c->health_fds > 240 || !c->log_files || c->policy > MON_UNLESS_STOPPED)
         return -EINVAL;
     int base = CK_FD_FIRST + (int)c->plan_fds;
     mon.helper = base + MON_HELPER;
     mon.directory = base + MON_DIRECTORY;
     mon.lock = base + MON_LOCK;
+    mon.health = base + MON_HEALTH_PLAN;
     mon.ready = MON_FD_READY;
     mon.status_fd = mon.first_pidfd = mon.program_pidfd = mon.out = mon.err = mon.in = mon.pty = -1;
     /* All but what ck-init is to have at the same number. */

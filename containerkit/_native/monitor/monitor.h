@@ -18,8 +18,9 @@ struct mon_config {
     uint32_t magic, size, plan_fds, flags;
     uint32_t policy, retries, stop_signal, namespaces; /* namespaces: CLONE_NEW* flags of those that ck-init sends */
     uint64_t log_max;
-    uint32_t log_files, log_number, log_oldest, health_fds; /* health_fds: 0 is no health check */
-    uint32_t health_interval_ms, health_timeout_ms, health_retries, health_start_ms;
+    /* health_fds: how many the plan of the health check has, before the namespaces, which come in as its last. */
+    uint32_t log_files, log_number, log_oldest, health_fds;
+    uint32_t health_interval_ms, health_timeout_ms, health_retries, health_start_ms; /* 0 retries: no health check */
     char id[64];
 };
 
@@ -43,6 +44,15 @@ struct mon_state {
 };
 _Static_assert(sizeof(struct mon_state) == 256, "struct mon_state");
 
+/* One of the results that are kept in `health`: number N is the N % MON_CHECKS th there. */
+enum { MON_CHECKS = 5, MON_CHECK_OUTPUT = 4096 };
+struct mon_check {
+    uint64_t start_ns, end_ns;
+    int32_t exit_code; /* -1 when `err` says why there is none: ETIMEDOUT, or that of the start */
+    uint32_t err, number, length;
+    uint8_t output[MON_CHECK_OUTPUT];
+};
+
 /* ---- messages of the control socket ------------------------------------------------------------------------------- */
 
 enum {
@@ -55,6 +65,7 @@ enum {
     MON_RESTART,
     MON_HANDLES,
     MON_POLICY,
+    MON_PAUSED,
     MON_REPLY = 0x80000000u
 };
 
@@ -71,7 +82,7 @@ enum { MON_INPUT_MAX = 16384, MON_CLIENTS = 64, MON_NAMESPACES = 9 /* and the ro
 struct monitor {
     struct mon_config config;
     struct mon_state state;
-    int helper, directory, lock, log_directory, events, self; /* descriptors that live as long as we do */
+    int helper, directory, lock, health, log_directory, events, self; /* descriptors that live as long as we do */
     int ready;                                                 /* who started us, until the program runs */
     int status_fd, first_pidfd, program_pidfd, out, err, in, pty; /* of this run of the program, or -1; pty is the last */
     int namespaces[MON_NAMESPACES];
@@ -100,7 +111,7 @@ uint64_t clock_ns(int clock); /* 0 CLOCK_REALTIME, 1 CLOCK_MONOTONIC */
 
 /* record.c */
 void write_state(void);
-void tell_event(const char *action, int exit_code); /* exit_code: -1 for none */
+void tell_event(const char *action, const char *name, const char *value); /* of an attribute; 0 for none */
 int open_log(void);
 void log_frame(int stream, uint8_t *frame, uint32_t length); /* room for a header before the data is the caller's */
 enum { LOG_HEADER = 16, LOG_STDOUT = 1, LOG_STDERR = 2, LOG_MARK = 3 };
@@ -110,8 +121,12 @@ void log_mark(const char *text);
 int start_program(void); /* 0: it runs; else it does not, and the state says why */
 void end_of_run(void);   /* the first process has ended: reap it, take what it has said */
 int read_output(int *fd, int stream); /* 1: there was some, 0: none by now or never again */
-
-/* health.c is told of the start of a run, of its end and of time, and says when it wants to be told of time again. */
+struct spawn {
+    uint32_t nfds; /* as many as the plan counts: 0 to 2, three that are filled in, then the plan's own */
+    int fds[256], pidfd, error;
+};
+int spawn_helper(struct spawn *s, int plan, int *status); /* ck-init's pid, or a negative errno */
+int open_pipe(int *ours, int *theirs, int we_read);
 
 /* control.c */
 int open_control(void);
@@ -125,6 +140,16 @@ void control_polls(struct pollfd_k *p);   /* fills CONTROL_POLLS of them */
 void control_events(struct pollfd_k *p);
 void wake_subscribers(void);
 void drop_input(void);
+
+/* health.c */
+enum { HEALTH_POLLS = 4 };
+void health_begin(void); /* a run of the program has begun */
+void health_end(void);
+void health_pause(int paused);
+uint64_t health_due(void); /* when to call health_timer, or 0 */
+void health_timer(uint64_t now);
+void health_polls(struct pollfd_k *p);
+void health_events(const struct pollfd_k *p);
 
 /* main.c */
 int signal_program(int signum);

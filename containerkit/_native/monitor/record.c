@@ -83,7 +83,7 @@ void log_mark(const char *text)
 
 /* ---- events ---------------------------------------------------------------------------------------------------------- */
 
-void tell_event(const char *action, int exit_code)
+void tell_event(const char *action, const char *name, const char *value)
 {
     char line[512], *end = line + sizeof line - 1, id[65];
     memcpy(id, mon.config.id, 64);
@@ -95,9 +95,9 @@ void tell_event(const char *action, int exit_code)
     p = put_str(p, end, "\", \"id\": \"");
     p = put_str(p, end, id);
     p = put_str(p, end, "\", \"attributes\": {");
-    if (exit_code >= 0) {
-        p = put_str(p, end, "\"exitCode\": \"");
-        p = put_dec(p, end, (uint64_t)exit_code);
+    if (name) {
+        p = put_str(put_str(p, end, "\""), end, name);
+        p = put_str(put_str(p, end, "\": \""), end, value);
         p = put_str(p, end, "\"");
     }
     p = put_str(p, end, "}}\n");

@@ -7,57 +7,63 @@ enum { O_NONBLOCK_ = 04000, AF_UNIX_ = 1, SOCK_SEQPACKET_ = 5, MSG_DONTWAIT_ = 0
 
 static const int64_t START_SECONDS = 60; /* a start that takes longer has hung */
 
-struct spawn {
-    int stdio[3], plan, status;
-    int error;
-};
-
 static int dup_to(int from, int to)
 {
     return (int)(from == to ? SYS3(__NR_fcntl, to, F_SETFD_, 0) : SYS3(__NR_dup3, from, to, 0));
 }
 
-/* In the child, which shares our memory and has descriptors of its own. The plan's others are in their places already. */
+/* In the child, which shares our memory and has descriptors of its own. Descriptor i of the list becomes number i: those
+ * in the way move up first. */
 static void become_helper(void *arg)
 {
     struct spawn *s = arg;
     const char *argv[2], *envp[1];
+    int n = (int)s->nfds, helper = mon.helper;
     long r = 0;
     argv[0] = "ck-init"; /* not initialised: that would be a table of pointers, which needs relocation */
     argv[1] = envp[0] = 0;
-    for (int i = 0; r >= 0 && i < 3; i++)
-        r = dup_to(s->stdio[i], i);
+    if (helper < n)
+        helper = (int)(r = SYS3(__NR_fcntl, helper, DUPFD_CLOEXEC, n));
+    for (int i = 0; r >= 0 && i < n; i++)
+        if (s->fds[i] < n && s->fds[i] != i)
+            s->fds[i] = (int)(r = SYS3(__NR_fcntl, s->fds[i], DUPFD_CLOEXEC, n));
+    for (int i = 0; r >= 0 && i < n; i++)
+        r = dup_to(s->fds[i], i);
     if (r >= 0)
-        r = dup_to(s->plan, CK_FD_PLAN);
+        r = SYS3(__NR_close_range, n, ~0u, 4 /* CLOSE_RANGE_CLOEXEC */);
     if (r >= 0)
-        r = dup_to(s->status, CK_FD_STATUS);
-    if (r >= 0)
-        r = dup_to(mon.self, CK_FD_STATUS + 1);
-    if (r >= 0)
-        r = SYS3(__NR_close_range, CK_FD_FIRST + mon.config.plan_fds, ~0u, 4 /* CLOSE_RANGE_CLOEXEC */);
-    if (r >= 0)
-        r = SYS5(__NR_execveat, mon.helper, "", argv, envp, EMPTY_PATH);
+        r = SYS5(__NR_execveat, helper, "", argv, envp, EMPTY_PATH);
     s->error = (int)r;
     for (;;)
         SYS1(__NR_exit, 127);
 }
 
-/* The helper's pid, or a negative errno. */
-static int spawn_helper(struct spawn *s)
+int spawn_helper(struct spawn *s, int plan, int *status)
 {
     static char stack[32768] __attribute__((aligned(16)));
-    struct clone_args args = {.flags = CLONE_VM | CLONE_VFORK, .stack = (uint64_t)(uintptr_t)stack, .stack_size = sizeof stack};
+    struct clone_args args = {.flags = CLONE_VM | CLONE_VFORK | CLONE_PIDFD, .pidfd = (uint64_t)(uintptr_t)&s->pidfd,
+                              .stack = (uint64_t)(uintptr_t)stack, .stack_size = sizeof stack};
+    int pair[2] = {-1, -1};
+    long pid = sys(socketpair, AF_UNIX_, SOCK_SEQPACKET_ | CLOEXEC, 0, pair);
+    if (pid < 0)
+        return (int)pid;
+    *status = pair[0];
+    s->fds[CK_FD_PLAN] = plan;
+    s->fds[CK_FD_STATUS] = pair[1];
+    s->fds[CK_FD_OWNER] = mon.self;
     s->error = 0;
-    long pid = clone_call(&args, CLONE_ARGS_SIZE_VER0, become_helper, s);
+    pid = clone_call(&args, CLONE_ARGS_SIZE_VER0, become_helper, s);
+    close_fd(&pair[1]);
     if (pid > 0 && s->error) {
         sys(wait4, pid, 0, WALL_, 0);
+        close_fd(&s->pidfd);
         return s->error;
     }
     return (int)pid;
 }
 
 /* A pipe of which we have the end that does not wait; the program may open /dev/stdout by name, whatever its ids are. */
-static int open_pipe(int *ours, int *theirs, int we_read)
+int open_pipe(int *ours, int *theirs, int we_read)
 {
     int pair[2];
     long r = sys(pipe2, pair, CLOEXEC);
@@ -73,15 +79,15 @@ static int open_streams(struct spawn *s)
 {
     int r = 0;
     for (int i = 0; i < 3; i++)
-        s->stdio[i] = i; /* /dev/null */
+        s->fds[i] = i; /* /dev/null */
     if (mon.config.flags & MON_TTY)
         return 0;
     if (mon.config.flags & MON_STDIN)
-        r = open_pipe(&mon.in, &s->stdio[0], 0);
+        r = open_pipe(&mon.in, &s->fds[0], 0);
     if (r == 0)
-        r = open_pipe(&mon.out, &s->stdio[1], 1);
+        r = open_pipe(&mon.out, &s->fds[1], 1);
     if (r == 0)
-        r = open_pipe(&mon.err, &s->stdio[2], 1);
+        r = open_pipe(&mon.err, &s->fds[2], 1);
     return r;
 }
 
@@ -155,33 +161,30 @@ static int hear(void)
     }
 }
 
-static int launch(struct spawn *s)
+static int launch(void)
 {
-    int pair[2] = {-1, -1};
-    int r = open_streams(s);
-    if (r == 0)
-        r = (int)sys(socketpair, AF_UNIX_, SOCK_SEQPACKET_ | CLOEXEC, 0, pair);
-    int pid = r;
-    if (r == 0) {
-        mon.status_fd = pair[0];
-        s->plan = MON_FD_PLAN;
-        s->status = pair[1];
-        pid = spawn_helper(s);
-    }
-    close_fd(&pair[1]);
+    static struct spawn s;
+    s.pidfd = -1;
+    s.nfds = CK_FD_FIRST + mon.config.plan_fds;
+    for (int i = CK_FD_FIRST; i < (int)s.nfds; i++)
+        s.fds[i] = i; /* they are in their places already */
+    int pid = open_streams(&s), theirs[3];
+    memcpy(theirs, s.fds, sizeof theirs); /* the child may change the list */
+    if (pid == 0)
+        pid = spawn_helper(&s, MON_FD_PLAN, &mon.status_fd);
     for (int i = 0; i < 3; i++)
-        if (s->stdio[i] > 2)
-            close_fd(&s->stdio[i]);
+        if (theirs[i] > 2)
+            close_fd(&theirs[i]);
+    close_fd(&s.pidfd);
     return pid;
 }
 
 int start_program(void)
 {
-    struct spawn s;
     mon.state.status = MON_STARTING;
     mon.state.flags &= ~(uint32_t)MON_FAILED;
     mon.state.reason = 0;
-    int helper = launch(&s);
+    int helper = launch();
     if (helper < 0)
         fail(UINT32_MAX, -helper, last_sysno);
     int r = helper < 0 ? helper : hear();
@@ -199,11 +202,12 @@ int start_program(void)
         return r;
     }
     mon.state.status = MON_RUNNING;
+    health_begin();
     write_state();
     struct ck_msg started = {.kind = CK_MSG_STARTED};
     if (mon.ready >= 0)
         send_fds(mon.ready, &started, sizeof started, 0, 0);
-    tell_event("start", -1);
+    tell_event("start", 0, 0);
     return 0;
 }
 
@@ -229,6 +233,7 @@ void end_of_run(void)
 {
     struct ck_msg m;
     int status = 0, told = 0;
+    health_end();
     while (mon.status_fd >= 0 && receive(mon.status_fd, &m, sizeof m, 0, 0, MSG_DONTWAIT_) == (long)sizeof m)
         if (m.kind == CK_MSG_EXITED) {
             told = 1;
