@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from .completed import Completed as Completed
     from .completed import Outcome as Outcome
     from .completed import Usage as Usage
+    from .containers.container import Container as Container
+    from .containers.spec import ContainerSpec as ContainerSpec
+    from .containers.spec import Health as Health
+    from .containers.spec import Restart as Restart
     from .device import Device as Device
     from .errors import AuthenticationFailed as AuthenticationFailed
     from .errors import BadAddress as BadAddress
@@ -95,6 +99,8 @@ _MODULES = {
     "cgroup.cgroup": ("Cgroup",),
     "completed": ("Completed", "Outcome", "Usage"),
     "checkup": ("doctor",),
+    "containers.container": ("Container",),
+    "containers.spec": ("ContainerSpec", "Health", "Restart"),
     "device": ("Device",),
     "errors": (
         "AuthenticationFailed", "BadAddress", "Busy", "CallGone", "CgroupUnavailable", "ClosedHandle",
