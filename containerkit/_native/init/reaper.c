@@ -14,10 +14,7 @@
 #define WNOHANG_ 1
 #define STACK_SIZE 65536
 
-struct pollfd_k {
-    int fd;
-    short events, revents;
-};
+struct pollfd_k { int fd; short events, revents; };
 
 struct rusage_k {
     int64_t utime[2], stime[2];
@@ -176,11 +173,15 @@ static void take_signals(int sigfd, int program)
     }
 }
 
-/* The kernel ends the program with PID 1 of its namespace; a parent outside of that one does it itself. */
+/* The kernel ends the program with PID 1 of its namespace; a parent outside of that one does it itself, and reaps it: PID 1
+ * in there waits for that, and not everybody has an init that does it in our place. */
 static _Noreturn void leave(int program, int code)
 {
-    if (program > 0 && sys(getpid, 0) != 1)
+    if (program > 0 && sys(getpid, 0) != 1) {
         sys(kill, program, SIGNAL_KILL);
+        while (sys(wait4, program, 0, 0, 0) == -EINTR)
+            ;
+    }
     quit(code);
 }
 
@@ -201,7 +202,7 @@ _Noreturn void reaper_main(int has_program)
         if (program < 0 && !ctx.shared->failed)
             report_failure(0, 0, -program);
         if (program < 0 || ctx.shared->failed)
-            quit(71);
+            leave(program, 71);
         fds[nfds++] = fds[0];
     }
     for (uint32_t i = 0; i < ctx.ngiven; i++)
