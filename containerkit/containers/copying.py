@@ -17,10 +17,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol, Self
 
-from ..errors import InvalidValue, syscall_error
+from ..bind import Bind
+from ..errors import InvalidValue, SyscallError, syscall_error
 from ..kernel import calls
 from ..kernel.fd import Fd
 from ..layers.files import Draft, FileStatus, Where, file_attributes, pack_files, unpack_files
+from ..volumes.row import TREE
+from ..volumes.volume_mounts import VolumeMount
 from .access import Tree, tree
 
 if TYPE_CHECKING:
@@ -74,16 +77,19 @@ def copy_in(
     must be there. A link is copied as a link unless ``follow_link``, and at the destination it is followed, in the
     container. A directory that is there keeps its owner, mode and times.
 
+    In a directory of the host that the container may write to no link of the host's side is followed, either: a program
+    in it may have put it there (CVE-2026-103916).
+
     The files belong to the container's root; with ``archive`` to the ids that they have on the host (root only), and
     those of an archive to the ids that it names. Devices and sockets are left out. A file is there whole or not at all.
 
-    Raises NotFound, NotADirectoryError's and IsADirectoryError's SyscallError, InvalidLayer for what is no archive.
+    Raises SyscallError, NotFound among them, and InvalidLayer for what is no archive.
     """
     if not isinstance(source, (str, bytes, os.PathLike)):
         put_archive(container, path, source)
         return
     with ExitStack() as stack:
-        local = _Local(source, follow_link, stack)
+        local = _Local(_guarded(container, source, stack), source, follow_link, stack)
         files = stack.enter_context(tree(container))
         inside = _inside(path)
         target = _Target(files.process.locate(files.fileno(), inside), inside)
@@ -125,10 +131,11 @@ def copy_out(
         status = _there(where, inside)
         if is_directory and not status.is_directory:
             raise syscall_error(errno.ENOTDIR, "copy", os.fsdecode(inside), "it is no directory in the container")
-        target = _Target(_locate_local(destination), os.fsencode(destination))
+        guarded = _guarded(container, destination, stack)
+        target = _Target(_locate_local(guarded, destination, stack), os.fsencode(destination))
         parent, name = target.choose(status.is_directory, contents, _name_of(inside) or where.name)
         owners = archive and os.geteuid() == 0
-        fd = stack.enter_context(Fd(_open_directory(parent))).fileno()
+        fd = stack.enter_context(Fd(_open(parent, _DIRECTORY))).fileno()
         if status.is_file:
             _receive_file(files, where.path, fd, name, owners, archive)
             return
@@ -277,27 +284,90 @@ def _path_status(path: bytes, found: FileStatus) -> PathStatus:
 # ---- the host's side -------------------------------------------------------------------------------------------------
 
 
+_NOT_FOLLOWED = "on the host no link is followed that the container may have made: name what it leads to"
+
+
+class _Guarded(NamedTuple):
+    """A path of the host below a directory that the container may write to, too."""
+
+    base: int
+    rest: bytes
+
+    def open(self, path: bytes, flags: int) -> int:
+        """What is below it, without a link on the way."""
+        try:
+            return calls.openat2(self.base, path or b".", flags, resolve=_NO_LINKS)
+        except SyscallError as error:
+            hint = None
+            if error.errno in (errno.ELOOP, errno.EXDEV):
+                hint = _NOT_FOLLOWED
+            raise syscall_error(error.errno or 0, "openat2", os.fsdecode(self.rest), hint) from None
+
+
+_NO_LINKS = calls.RESOLVE_BENEATH | calls.RESOLVE_NO_SYMLINKS | calls.RESOLVE_NO_MAGICLINKS
+
+
+def _guarded(container: Container, path: StrPath, stack: ExitStack) -> _Guarded | None:
+    """The path, if it lies in something that is mounted in the container, and not read-only."""
+    shared = list(_shared(container))
+    given = os.path.abspath(calls.encode(path))
+    above = given
+    while shared:
+        with suppress(OSError):
+            found = os.stat(above)
+            if any(os.path.samestat(found, each) for each in shared) and stat.S_ISDIR(found.st_mode):
+                base = stack.enter_context(Fd(os.open(above, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)))
+                return _Guarded(base.fileno(), given[len(above) :].strip(b"/"))
+        if above == b"/":
+            break
+        above = os.path.dirname(above)
+    return None
+
+
+def _shared(container: Container) -> Iterator[os.stat_result]:
+    """Directories of the host that the container may write to."""
+    for mount in container.spec.mounts:
+        if isinstance(mount, VolumeMount):
+            source: StrPath = f"{container._store.path}/volumes/{mount.volume}/{TREE}"
+        elif isinstance(mount, Bind) and not mount.read_only and isinstance(mount.source, (str, bytes, os.PathLike)):
+            source = mount.source
+        else:
+            continue
+        with suppress(OSError):
+            yield os.stat(source)
+
+
 class _Local:
     """A file or directory of the host that is to be copied."""
 
-    def __init__(self, source: StrPath, follow: bool, stack: ExitStack) -> None:
+    def __init__(self, guarded: _Guarded | None, source: StrPath, follow: bool, stack: ExitStack) -> None:
         path = calls.encode(source)
         self.contents, is_directory = _ends(path)
-        self._path = os.path.abspath(path)
-        self.name = os.path.basename(self._path)
+        follow = follow or is_directory
+        self.name = os.path.basename(os.path.abspath(path))
+        parent = self._parent(guarded, path, stack)
         try:
-            found = os.stat(path, follow_symlinks=follow or is_directory)
+            found = os.stat(self.name or b".", dir_fd=parent, follow_symlinks=follow and guarded is None)
         except OSError as error:
             raise syscall_error(error.errno or 0, "stat", os.fsdecode(path), "the source of the copy") from None
+        if follow and stat.S_ISLNK(found.st_mode):
+            raise syscall_error(errno.ELOOP, "open", os.fsdecode(path), _NOT_FOLLOWED)
         if is_directory and not stat.S_ISDIR(found.st_mode):
             raise syscall_error(errno.ENOTDIR, "copy", os.fsdecode(path), "it is no directory")
+        self._fd = parent
         if stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode):
-            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow or is_directory else os.O_NOFOLLOW)
-            self._fd = stack.enter_context(Fd(_open(path, flags))).fileno()
+            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow and guarded is None else os.O_NOFOLLOW)
+            self._fd = stack.enter_context(Fd(_open(self.name or b".", flags, parent))).fileno()
             found = os.fstat(self._fd)
+        self.status = _file_status(found)
+
+    @staticmethod
+    def _parent(guarded: _Guarded | None, path: bytes, stack: ExitStack) -> int:
+        if guarded is not None and guarded.rest:
+            fd = guarded.open(os.path.dirname(guarded.rest), _DIRECTORY)
         else:
-            self._fd = stack.enter_context(Fd(_open_directory(os.path.dirname(self._path)))).fileno()
-        self.status = FileStatus(found.st_mode, found.st_size, found.st_mtime_ns, found.st_uid, found.st_gid, b"")
+            fd = _open(os.path.dirname(os.path.abspath(path)), _DIRECTORY)
+        return stack.enter_context(Fd(fd)).fileno()
 
     def send_file(self, files: Tree, path: bytes, owner: tuple[int, int] | None) -> None:
         xattrs = file_attributes(self._fd) if owner is None else None
@@ -309,19 +379,17 @@ class _Local:
             pack_files(self._fd, b"/" if self.status.is_directory else b"/" + self.name, file, top, owner=owner)
 
 
-def _open(path: StrPath, flags: int) -> int:
+def _open(path: StrPath, flags: int, directory: int | None = None) -> int:
     try:
-        return os.open(path, flags)
+        return os.open(path, flags, dir_fd=directory)
     except OSError as error:
         raise syscall_error(error.errno or 0, "open", os.fsdecode(path), "the host's side of the copy") from None
 
 
-def _open_directory(path: StrPath) -> int:
-    return _open(path, _DIRECTORY)
-
-
-def _locate_local(destination: StrPath) -> Where:
+def _locate_local(guarded: _Guarded | None, destination: StrPath, stack: ExitStack) -> Where:
     """As :func:`locate`, in the whole of the host, where links are the caller's own."""
+    if guarded is not None:
+        return _locate_guarded(guarded, stack)
     path = os.path.realpath(calls.encode(destination))
     directory, name = os.path.split(path)
     try:
@@ -330,8 +398,25 @@ def _locate_local(destination: StrPath) -> Where:
         return Where(directory, name, None)
     except OSError as error:
         raise syscall_error(error.errno or 0, "stat", os.fsdecode(path), "the destination of the copy") from None
-    status = FileStatus(found.st_mode, found.st_size, found.st_mtime_ns, found.st_uid, found.st_gid, b"")
-    return Where(directory, name, status)
+    return Where(directory, name, _file_status(found))
+
+
+def _locate_guarded(guarded: _Guarded, stack: ExitStack) -> Where:
+    """A directory there is named by its descriptor, so that it is the one that was looked at."""
+    above, name = os.path.split(guarded.rest)
+    parent = stack.enter_context(Fd(guarded.open(above, _DIRECTORY))).fileno()
+    try:
+        found = os.stat(name or b".", dir_fd=parent, follow_symlinks=False)
+    except FileNotFoundError:
+        return Where(b"/proc/self/fd/%d" % parent, name, None)
+    if stat.S_ISREG(found.st_mode):
+        return Where(b"/proc/self/fd/%d" % parent, name, _file_status(found))
+    itself = stack.enter_context(Fd(guarded.open(guarded.rest, _DIRECTORY))).fileno()
+    return Where(b"/proc/self/fd/%d" % itself, b"", _file_status(os.fstat(itself)))
+
+
+def _file_status(found: os.stat_result) -> FileStatus:
+    return FileStatus(found.st_mode, found.st_size, found.st_mtime_ns, found.st_uid, found.st_gid, b"")
 
 
 def _receive_file(files: Tree, path: bytes, directory: int, name: bytes, owners: bool, privileges: bool) -> None:

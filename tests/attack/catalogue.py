@@ -173,13 +173,12 @@ ROWS = (
     row("C13", "a setuid helper mounts an attacker's file system", "CVE-2023-30549",
         never="nothing setuid is shipped, and no image is mounted as a file system"),
     # ---- D: copy, exec, logs
-    row("D01!", "links exchanged during a copy", "CVE-2018-15664 CVE-2019-10152", waits=CONTAINERS),
-    row("D02!", "a copy that mounts by name", "CVE-2026-42306 CVE-2026-41568", waits=CONTAINERS),
-    row("D03!", "libraries of the container loaded by the host", "CVE-2019-14271 CVE-2026-41567 CVE-2022-1227",
-        waits=CONTAINERS),
-    row("D04", "a copy that changes modes outside", "CVE-2021-41089", waits=CONTAINERS),
+    row("D01!", "links exchanged during a copy", "CVE-2018-15664 CVE-2019-10152"),
+    row("D02!", "a copy that mounts by name", "CVE-2026-42306 CVE-2026-41568"),
+    row("D03!", "libraries of the container loaded by the host", "CVE-2019-14271 CVE-2026-41567 CVE-2022-1227"),
+    row("D04", "a copy that changes modes outside", "CVE-2021-41089"),
     row("D05", "an export that follows links", "CVE-2023-0778 CVE-2025-9566"),
-    row("D06!", "the host's side of a copy", "CVE-2026-103916", waits=CONTAINERS),
+    row("D06!", "the host's side of a copy", "CVE-2026-103916"),
     row("D07", "output that fills the host's memory", "CVE-2022-31030 CVE-2022-1708", "contain",
         "run::test_a_flood_is_stopped", "run::test_output_beyond_the_limit_keeps_head_and_tail"),
     row("D08", "logs that fill the disk", "", waits=CONTAINERS),
@@ -329,7 +328,7 @@ ROWS = (
         "tests/volumes/test_container_mounts.py::"
         "test_a_kill_while_it_is_filled_leaves_it_empty_and_the_next_start_fills_it",
         control="tests/volumes/test_attacks_on_volumes.py::test_a_naive_restore_that_is_killed_leaves_a_half"),
-    row("J09", "a copy of what is changing", "", waits=CONTAINERS),
+    row("J09", "a copy of what is changing", ""),
     row("J10", "records on a full disk", ""),
     # ---- K: faults in the middle
     row("K", "a kill, an error or an interrupt at any moment", "", "survive",
