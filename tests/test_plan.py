@@ -82,7 +82,8 @@ def test_messages_have_the_same_numbers_on_both_ends(header: str) -> None:
 
     theirs = enumerators(header, r"CK_MSG_(\w+)")
     assert len(theirs) == len(set(theirs.values()))
-    assert {name: getattr(spawn, f"_{name}") for name in theirs} == theirs
+    ours = {name: getattr(spawn, f"_{name}", None) or getattr(spawn, name) for name in theirs}
+    assert ours == theirs
 
 
 def test_limits_and_descriptors_are_the_same_on_both_ends(header: str) -> None:
