@@ -113,9 +113,13 @@ def open_directory(home: Home, name: str) -> int:
 
 def open_tree(home: Home, name: str) -> int:
     """A handle (O_PATH) of its tree: an ordinary user may not even read the directory, when it belongs to one of his
-    subordinate ids."""
+    subordinate ids. Of a volume of bounded size it is a mount, which ends with its last handle."""
     directory = open_directory(home, name)
     try:
+        if has_image(directory):
+            from .images import mount_shared
+
+            return mount_shared(directory).detach()
         return os.open(TREE, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     except OSError as error:
         raise StoreError(
@@ -123,3 +127,12 @@ def open_tree(home: Home, name: str) -> int:
         ) from None
     finally:
         os.close(directory)
+
+
+def has_image(directory: int) -> bool:
+    """Whether it is a volume of bounded size, whose files are in an image; by its directory."""
+    try:
+        os.stat("image", dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True

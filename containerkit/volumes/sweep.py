@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING
 
 from ..kernel.fd import Fd
 from ..storage.locks import try_lock
-from .row import TREE, open_directory
+from .images import NEW_IMAGE
+from .row import open_directory
+from .trees import NEW
 
 if TYPE_CHECKING:
     from ..storage.database import Connection
     from ..store import Store
 
 __all__ = ["sweep_volumes"]
+
+_HALVES = {NEW, NEW_IMAGE}
 
 
 def sweep_volumes(store: Store) -> int:
@@ -43,16 +47,15 @@ def _forget(rows: Connection, name: str) -> None:
 
 def _sweep_one(store: Store, name: str) -> int:
     with suppress(LookupError), Fd(open_directory(store.home, name)) as directory:
-        left = [entry for entry in os.listdir(directory.fileno()) if entry != TREE]
+        left = {*_HALVES, "lock"} & set(os.listdir(directory.fileno()))
         if not left:
             return 0
         held = try_lock(directory.fileno(), "lock")
         if held is None:
             return 0
         with held:
-            for entry in left:
-                if entry != "lock":
-                    store.trash.take(directory.fileno(), entry)
+            for entry in left & _HALVES:
+                store.trash.take(directory.fileno(), entry)
             held.close(unlink=True)
-        return len(left) - ("lock" in left)
+        return len(left & _HALVES)
     return 0

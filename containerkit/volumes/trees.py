@@ -5,14 +5,18 @@ An archive is read in a process apart for everybody: it may be a stranger's.
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import Unsupported
+from ..kernel.fd import Fd
+from ..mounttree import MountTree
 from ..storage.locks import lock
-from .row import TREE, find, open_directory
+from .row import TREE, find, has_image, open_directory
 
 if TYPE_CHECKING:
     from ..layers.compression import Compression
@@ -21,9 +25,9 @@ if TYPE_CHECKING:
     from ..store import Store
     from ..tree_process import TreeProcess
 
-__all__ = ["copy", "end_first_use", "filling", "is_empty", "pack", "process", "size", "unpack"]
+__all__ = ["NEW", "copy", "end_first_use", "filling", "is_empty", "pack", "process", "size", "unpack"]
 
-_NEW = "new"
+NEW = "new"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -86,6 +90,8 @@ def pack(store: Store, tree: int, out: BinaryIO, compression: Compression | None
 
 def unpack(store: Store, source: BinaryIO, target: int) -> None:
     """A tar archive, compressed or not, into an empty directory of a volume."""
+    from ..tree_process import TreeProcess
+
     number = _fileno(source)
     with ExitStack() as stack:
         if number is None:
@@ -100,6 +106,10 @@ def unpack(store: Store, source: BinaryIO, target: int) -> None:
             stack.callback(os.close, number)
             if source.seekable():  # what Python has read ahead is to be read again
                 os.lseek(number, source.tell(), os.SEEK_SET)
+        if os.fstat(target).st_dev != os.fstat(store.home.directory("volumes")).st_dev:
+            with MountTree(os.dup(target)) as mount, TreeProcess([mount]) as worker:  # it moves into the process
+                worker.apply(number, target)
+            return
         with process(f"{store.path}/volumes") as worker:
             worker.apply(number, target)
 
@@ -137,18 +147,42 @@ def filling(store: Store, name: str) -> Iterator[int | None]:
         if row is None or row.copied:
             yield None
             return
-        store.trash.take(directory, _NEW)
-        os.mkdir(_NEW, 0o755, dir_fd=directory)
-        try:
-            new = os.open(_NEW, _DIRECTORY, dir_fd=directory)
-            stack.callback(os.close, new)
-            os.fchmod(new, 0o755)
+        size = json.loads(row.options).get("size")
+        with _new_tree(store, directory) if size is None else _new_image(store, directory, size) as new:
             yield new
-            store.home.sync()
-            os.rename(_NEW, TREE, src_dir_fd=directory, dst_dir_fd=directory)
-        finally:
-            store.trash.take(directory, _NEW)
         end_first_use(store, name)
+
+
+@contextmanager
+def _new_tree(store: Store, directory: int) -> Iterator[int]:
+    store.trash.take(directory, NEW)
+    os.mkdir(NEW, 0o755, dir_fd=directory)
+    try:
+        with Fd(os.open(NEW, _DIRECTORY, dir_fd=directory)) as new:
+            os.fchmod(new.fileno(), 0o755)
+            yield new.fileno()
+        store.home.sync()
+        os.rename(NEW, TREE, src_dir_fd=directory, dst_dir_fd=directory)
+    finally:
+        store.trash.take(directory, NEW)
+
+
+@contextmanager
+def _new_image(store: Store, directory: int, size: int) -> Iterator[int]:
+    """The same for a volume of bounded size: another file system takes the place of its own."""
+    from .images import IMAGE, NEW_IMAGE, make_image, mount_image
+
+    store.trash.take(directory, NEW_IMAGE)
+    try:
+        make_image(directory, NEW_IMAGE, size)
+        with mount_image(directory, NEW_IMAGE) as new:
+            yield new.fileno()
+        store.home.sync()
+        if not is_empty(directory, locked=True):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+        os.rename(NEW_IMAGE, IMAGE, src_dir_fd=directory, dst_dir_fd=directory)
+    finally:
+        store.trash.take(directory, NEW_IMAGE)
 
 
 def end_first_use(store: Store, name: str) -> None:
@@ -157,13 +191,18 @@ def end_first_use(store: Store, name: str) -> None:
         rows.execute("UPDATE volumes SET copied = 1 WHERE name = ?", (name,))
 
 
-def is_empty(directory: int) -> bool:
-    """Whether a volume's directory has an empty tree; one that this user may not read has been used."""
+def is_empty(directory: int, *, locked: bool = False) -> bool:
+    """Whether a volume's directory has an empty tree; one that this user may not read has been used. ``locked`` says
+    that the caller has the volume's lock."""
     try:
-        tree = os.open(TREE, _DIRECTORY, dir_fd=directory)
+        if has_image(directory):
+            from .images import IMAGE, mount_locked, mount_shared
+
+            with mount_locked(directory, IMAGE) if locked else mount_shared(directory) as mount:
+                tree = mount.open("/", _DIRECTORY)
+        else:
+            tree = os.open(TREE, _DIRECTORY, dir_fd=directory)
     except PermissionError:
         return False
-    try:
+    with Fd(tree):
         return not os.listdir(tree)
-    finally:
-        os.close(tree)

@@ -49,7 +49,8 @@ class Volume:
     @property
     def path(self) -> str:
         """The directory with its files. Their owners are as containers see them for root, and this user or one of his
-        subordinate ids for others; programs in a container may change all of it, and put links into it."""
+        subordinate ids for others; programs in a container may change all of it, and put links into it. Empty for a
+        volume of bounded size: its files are in a file system of its own, and :meth:`backup` reads them."""
         return f"{self._store.path}/volumes/{self.name}/{TREE}"
 
     @property

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from .._container_errors import NameTaken, VolumeNotFound
@@ -14,7 +15,7 @@ from ..kernel.fd import Fd
 from ..storage.events import record
 from ..units import optional_size
 from . import trees
-from .limits import limit
+from .images import IMAGE, SMALLEST, make_image, mount_image
 from .names import anonymous_name, check_name
 from .row import TREE, Row, all_rows, find, insert, make, make_directories, users
 from .volume import Volume
@@ -81,11 +82,13 @@ class Volumes:
     ) -> Volume:
         """A new, empty volume; or the one of this name, when it was made with the same labels and size.
 
-        Without a name it is anonymous. ``size`` is the most bytes that its files may take (``"1G"``), kept by a project
-        quota of the file system: of ext4 and xfs, mounted with ``prjquota``, for root. Raises Unsupported where there
-        is none; NameTaken when the volume of this name has other labels or another size; InvalidValue.
+        Without a name it is anonymous. ``size`` is the most bytes that its files may take (``"1G"``), and those of the
+        file system that it then has for itself, in a file that grows with it: for root, with mkfs.ext4 and Linux 6.15,
+        else Unsupported. Raises NameTaken when the volume of this name has other labels or another size; InvalidValue.
         """
         most = optional_size(size)
+        if most is not None and most < SMALLEST:
+            raise InvalidValue(f"size={size!r} must be at least {SMALLEST >> 20} MiB")
         options: dict[str, object] = {} if most is None else {"size": most}
         row = Row.new(
             anonymous_name() if name is None else check_name(name),
@@ -93,12 +96,14 @@ class Volumes:
             labels=_labels(labels),
             options=options,
         )
+        known = self._row(row.name)
+        if known is None and most is not None:
+            with suppress(NameTaken):  # somebody is quicker
+                return self._new(row, None)
         with self._store.database.write() as rows:
             known = find(rows, row.name)
             if known is None:
                 make(self._store, rows, row)
-                if most is not None:
-                    limit(self._store, row.name, most)
         if known is None:
             self._tell("create", row.name)
             return Volume(self._store, row)
@@ -116,36 +121,50 @@ class Volumes:
         return self.create(name)
 
     def _copy(self, source: Volume, name: str, options: Mapping[str, object]) -> Volume:
-        """A volume with another's files: made out of everybody's sight, and there as a whole or not at all."""
-        row = Row.new(check_name(name), labels=source.labels, options=options)._replace(copied=True)
-        self._check_free(name)
+        """A volume with another's files, and as much room."""
+        kept = {key: value for key, value in source.options.items() if key == "size"}
+        row = Row.new(check_name(name), labels=source.labels, options={**kept, **options})
+        if self._row(name) is not None:
+            raise self._taken(name)
+        return self._new(row._replace(copied=True), source)
+
+    def _new(self, row: Row, source: Volume | None) -> Volume:
+        """Made out of everybody's sight, and there as a whole or not at all. Raises NameTaken."""
         home, trash = self._store.home, self._store.trash
-        staging = home.directory("staging")
+        staging, volumes = home.directory("staging"), home.directory("volumes")
         with self._store.lease() as lease:
             staged = f"{lease.id}.volume"
             make_directories(staging, staged)
             try:
-                with (
-                    closing(source._open()) as tree,
-                    Fd(os.open(f"{staged}/{TREE}", os.O_RDONLY | os.O_DIRECTORY, dir_fd=staging)) as new,
-                ):
-                    trees.copy(self._store, tree.fileno(), new.fileno())
+                with Fd(os.open(staged, os.O_RDONLY | os.O_DIRECTORY, dir_fd=staging)) as directory:
+                    self._fill_new(directory.fileno(), row, source)
                 home.sync()
                 with self._store.database.write() as rows:
-                    if find(rows, name) is not None:
-                        raise self._taken(name)
-                    volumes = home.directory("volumes")
-                    trash.take(volumes, name)
-                    os.rename(staged, name, src_dir_fd=staging, dst_dir_fd=volumes)
+                    if find(rows, row.name) is not None:
+                        raise self._taken(row.name)
+                    trash.take(volumes, row.name)
+                    os.rename(staged, row.name, src_dir_fd=staging, dst_dir_fd=volumes)
                     insert(rows, row)
             finally:
                 trash.take(staging, staged)
-        self._tell("create", name)
+        self._tell("create", row.name)
         return Volume(self._store, row)
 
-    def _check_free(self, name: str) -> None:
-        if name in self:
-            raise self._taken(name)
+    def _fill_new(self, directory: int, row: Row, source: Volume | None) -> None:
+        with ExitStack() as stack:
+            size = json.loads(row.options).get("size")
+            if size is not None:
+                make_image(directory, IMAGE, size)
+                new = stack.enter_context(mount_image(directory, IMAGE))
+            else:
+                new = stack.enter_context(Fd(os.open(TREE, os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory)))
+            if source is not None:
+                tree = stack.enter_context(source._open())
+                trees.copy(self._store, tree.fileno(), new.fileno())
+
+    def _row(self, name: str) -> Row | None:
+        with self._store.database.read() as rows:
+            return find(rows, name)
 
     # ---- removing ----------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ import pytest
 from archives import archive, entry
 from stored import made, put
 
-from containerkit import Exists, InUse, InvalidLayer, InvalidValue, NameTaken, Unsupported, VolumeNotFound
+from containerkit import Exists, InUse, InvalidLayer, InvalidValue, NameTaken, VolumeNotFound
 from containerkit.store import Store
 from containerkit.volumes.sweep import sweep_volumes
 from containerkit.volumes.volume import Volume
@@ -118,14 +118,6 @@ def test_inspect_says_what_docker_says(store: Store) -> None:
         "Driver": "local", "Labels": {"a": "b"}, "Mountpoint": volume.path, "Name": "data", "Options": None,
         "Scope": "local",
     }  # fmt: skip
-
-
-def test_a_size_that_nothing_would_keep_is_refused(store: Store) -> None:
-    with pytest.raises(Unsupported, match="prjquota"):
-        store.volumes.create("data", size="10M")
-    assert store.volumes.list() == []
-    sweep_volumes(store)
-    assert os.listdir(store.home.directory("volumes")) == []
 
 
 # ---- removed ---------------------------------------------------------------------------------------------------------
