@@ -44,9 +44,15 @@ nitpick_ignore_regex = [
     (r"py:class", r"(.*\.)?(Database|Home|Trash|Progress|Change|Packed|TreeUsage|Unpacking|T)"),
     (r"py:func", r"look_up"),
     (r"py:mod", r"containerkit\.images\.fsck"),
-    (r"py:class", r"(.*\.)?(HeldPath|Row|Pruned|Containers|Moment|StoreEvent)"),
+    (r"py:class", r"(.*\.)?(HeldPath|Row|Pruned|Directory|Moment|Logs|Attached|Top|Size|ContainerStats)"),
+    (r"py:class", r"(.*\.)?(StatsOfContainer|Policy|HealthResult|PathArchive|Source|Process|started|datetime)"),
+    (r"py:class", r"_container\.Container"),
+    (r"py:meth", r"Images\.commit"),
     (r"py:class", r"(.*\.)?(IoMax|IoRates|Manager|Parent|Wanted|Kind|Node)"),
 ]
+
+# A link to a short name that two classes have, those of asyncio on purpose, goes to the first of them.
+suppress_warnings = ["ref.python"]
 
 # One signature for each function: the overloads of run() differ in the type of its result only.
 VariableCommentPicker.is_overload = lambda self, decorators: False  # type: ignore[method-assign]
