@@ -96,10 +96,10 @@ class Containers:
             volumes: ``"name:/path[:ro,nocopy]"``, ``"/of/the/host:/path[:ro]"``, ``"/path"`` for one without a name;
                 a mapping ``{"name": "/path:ro"}``; or values.
             mounts: Bind, Tmpfs, File and VolumeMount values.
-            security: :meth:`Security.service` by default: images expect to start as root of their own and to become
+            security: :meth:`containerkit.Security.service` by default: images expect to start as root of their own and to become
                 another user. It is that in a user namespace of its own only.
             restart: "no", "on-failure", "on-failure:5", "always", "unless-stopped", or a Restart.
-            stop_signal: of :meth:`Container.stop`; the image's, or SIGTERM.
+            stop_signal: of :meth:`containerkit.Container.stop`; the image's, or SIGTERM.
             health: a Health, its program, or False for none. The image's by default.
             tty: give it a terminal. ``stdin_open``: keep its standard input open for those who attach.
             init: whether a small PID 1 of ours reaps orphans. Without, the program is PID 1, which many programs do not
