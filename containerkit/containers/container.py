@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ..store import Store
     from .attach import Attached
     from .changes import Size
+    from .health import HealthResult
     from .logs import Logs
     from .spec import ContainerSpec, Restart
     from .state import Status
@@ -346,6 +347,12 @@ class Container:
             **options,
         )
 
+    def health_log(self) -> list[HealthResult]:
+        """What came of the latest health checks since its latest start: at most five, the oldest first."""
+        from .health import health_log
+
+        return health_log(self)
+
     def top(self) -> Top:
         """Its processes, with the ids that they have in it and outside. Raises WrongState when it does not run."""
         from .top import top
@@ -371,7 +378,7 @@ class Container:
     ) -> None:
         """Copy a file or a directory of the host into it, running or not, by the rules of ``docker cp``.
 
-        An open binary file is an archive. ``archive`` keeps owners. See :mod:`containerkit.containers.copying`.
+        An open binary file is an archive. ``archive`` keeps owners. See :func:`containerkit.containers.copying.copy_in`.
         """
         from .copying import copy_in
 
@@ -382,7 +389,7 @@ class Container:
     ) -> None:
         """Copy a file or a directory of it to the host, or as an archive to an open binary file.
 
-        See :mod:`containerkit.containers.copying`.
+        See :func:`containerkit.containers.copying.copy_out`.
         """
         from .copying import copy_out
 
@@ -408,7 +415,7 @@ class Container:
         """Make an image of it: its image's layers, and one of what it has changed, without volumes.
 
         It is paused meanwhile, unless ``pause`` is False. ``changes`` are Dockerfile instructions (``"CMD ls"``), or a
-        mapping as of :meth:`Images.commit`. See :func:`containerkit.containers.changes.commit`.
+        mapping as of ``Images.commit()``. See :func:`containerkit.containers.changes.commit`.
         """
         from .changes import commit
 

@@ -15,6 +15,7 @@ from ..bind import Bind
 from ..build import Mount
 from ..filesystems import MASKED, READ_ONLY
 from ..mounts import Tmpfs
+from .health import HealthResult, health_log
 from .life import status_of
 from .spec import ContainerSpec, Health, signal_name
 from .state import Status, is_alive, read_record
@@ -94,7 +95,16 @@ def _health(container: Container, status: Status) -> dict[str, Any]:
     return {
         "Status": status.health or "none",
         "FailingStreak": record.health_streak if record is not None else 0,
-        "Log": [],
+        "Log": [_check(result) for result in health_log(container)],
+    }
+
+
+def _check(result: HealthResult) -> dict[str, Any]:
+    return {
+        "Start": _time(result.start_ns / 1e9),
+        "End": _time(result.end_ns / 1e9),
+        "ExitCode": -1 if result.exit_code is None else result.exit_code,
+        "Output": result.error or result.output,
     }
 
 
