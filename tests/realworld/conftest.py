@@ -104,3 +104,11 @@ def musl(cache: Cache) -> Path:
         command("dpkg-deb", "-x", archive, path)
 
     return cache.directory("musl", make)
+
+
+@pytest.fixture(scope="session")
+def debian_postgresql(cache: Cache) -> Path:
+    """A minimal Debian with its PostgreSQL."""
+    (debootstrap,) = needs("debootstrap")
+    words = (debootstrap, "--variant=minbase", "--include=postgresql", "bookworm")
+    return cache.directory("debian-postgresql", lambda path: command(*words, path))
