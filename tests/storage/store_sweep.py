@@ -93,6 +93,25 @@ def fsck(store: Store) -> None:
     store.fsck(deep=True)
 
 
+def with_container(path: Path) -> None:
+    template(path)
+    with Store(path) as store:
+        contain(store)
+
+
+def contain(store: Store) -> None:
+    with suppress(ck.NameTaken):
+        store.containers.create(OLD.config.id, ["true"], name="one", volumes=["data:/data", "/scratch"])
+
+
+def discard(store: Store) -> None:
+    with suppress(ck.ContainerNotFound):
+        store.containers.get("one").remove(volumes=True)
+    with suppress(ck.VolumeNotFound):
+        store.volumes.remove("data")
+    store.collect()
+
+
 def naive(store: Store) -> None:
     """As it is done without a thought, files first; what is found here shows that the search finds."""
     with suppress(ck.StoreError):
@@ -108,10 +127,13 @@ SCENARIOS: dict[str, tuple[Callable[[Path], None], Callable[[Store], None]]] = {
     "change": (template, change),
     "prune": (template, prune),
     "fsck": (damaged, fsck),
+    "contain": (template, contain),
+    "discard": (with_container, discard),
     "naive": (template, naive),
     "hasty": (template, add),  # without the sync
 }
-LASTING = {"add": "x", "change": "x", "prune": "x", "fsck": "x"}
+LASTING = {"add": "x", "change": "x", "prune": "x", "fsck": "x", "contain": "x", "discard": "x"}
+PARTS = ["log", "rw", "rw/upper", "rw/work"]
 
 
 def acting(act: Callable[[Store], None], path: Path) -> Callable[[], dict[str, Any]]:
@@ -145,7 +167,14 @@ def state(path: Path) -> State:
             if set(content) != {"content"} or len(names) != len(wanted.layers):
                 found["wrong"].append(f"{image} has {names}")
         found["files"] = {name: len(os.listdir(path / name)) for name in (
-            "layers", "blobs/sha256", "staging", "ingest", "trash", "leases")}  # fmt: skip
+            "layers", "blobs/sha256", "staging", "ingest", "trash", "leases", "containers", "volumes")}  # fmt: skip
+        found["containers"] = [one.name for one in store.containers.list(all=True)]
+        for container in store.containers.list(all=True):
+            missing = [part for part in PARTS if not (path / "containers" / container.id / part).is_dir()]
+            missing += [mount for mount in container.spec.mounts if mount.volume not in store.volumes]
+            if missing:
+                found["wrong"].append(f"{container} has no {missing}")
+        found["volumes"] = len(store.volumes.list())
         return found
 
 
