@@ -57,7 +57,7 @@ class Launch:
     """Everything about a process but its standard streams, checked. One value for Process, run, Sandbox and aio."""
 
     __slots__ = (
-        "affinity", "args", "bounds", "cgroup", "cpu_seconds", "cwd", "domainname", "env", "groups", "hold",
+        "account", "affinity", "args", "bounds", "cgroup", "cpu_seconds", "cwd", "domainname", "env", "groups", "hold",
         "host_root", "hostname", "idmap", "init", "join", "mounts", "namespaces", "nice", "offer", "oom_score_adj",
         "over", "over_root", "owns_all_ids", "pass_fds", "rlimits", "root", "security", "session", "supervisor", "tty",
         "umask", "user", "witness", "workdir",
@@ -98,13 +98,16 @@ class Launch:
         host_root: bool = True,
         bounds: Callable[[], Bounds] | None = None,
         witness: Witness | None = None,
+        account: bool = False,
     ) -> None:
         """Beside the options of Process: ``hold`` waits instead of running a program; ``offer`` has its namespaces and
         root opened, for its owner to give to those who join; ``join`` are a
         sandbox's namespaces, (kind, descriptor) with the user namespace first, ``over`` and ``over_root`` its mounts
         and its root; ``bounds`` makes the control group that its limits need, and ``witness`` knows
-        what the sandbox's own had counted before.
+        what the sandbox's own had counted before. ``account``: the user is what docker makes of him: a number's group
+        and groups are /etc/passwd's, or 0, and HOME is that of the account.
         """
+        self.account = account
         self.workdir = ""
         if is_image(root):
             self.workdir = root.config.cwd
@@ -439,6 +442,10 @@ def _credentials(plan: Plan, launch: Launch, idmap: IdMap | IdRange | None) -> N
         keep = security.capabilities.mask
         flags |= p.DROP_BOUNDING | (p.AMBIENT if security.ambient else 0)
     user_name, group_name, uid, gid = parse_user(launch.user)
+    if launch.account:
+        flags |= p.ACCOUNT
+        group_name = group_name or (str(gid) if ":" in str(launch.user) else "")
+        gid = 0
     if launch.user is None and not joins_user(launch) and idmap is None:
         flags |= p.KEEP_CREDS
     elif idmap is not None:
@@ -643,7 +650,7 @@ def _args(args: Sequence[Arg]) -> tuple[Arg, ...]:
 
 def environment(launch: Launch) -> dict[str, str]:
     """PATH, HOME and LANG, and what ``env`` adds, changes, or takes away with None. Nothing comes from the caller."""
-    env: dict[str, str] = {"PATH": DEFAULT_PATH, "LANG": "C.UTF-8", "HOME": "/"}
+    env: dict[str, str] = {"PATH": DEFAULT_PATH, "LANG": "C.UTF-8", "HOME": "" if launch.account else "/"}
     if launch.root is HOST:
         env["HOME"] = home(launch.user)
     if launch.tty:

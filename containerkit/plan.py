@@ -115,6 +115,7 @@ DROP_BOUNDING = 1 << 12
 KEEP_CREDS = 1 << 13
 SAME_MOUNT = 1 << 14
 OURS = 1 << 15
+ACCOUNT = 1 << 16
 
 
 def code_name(code: int) -> str:

@@ -131,6 +131,7 @@ enum {
     CK_F_DROP_BOUNDING = 1u << 12, /* CREDS: drop everything else from the bounding set and lock securebits */
     CK_F_KEEP_CREDS = 1u << 13, /* CREDS: keep uid and gid as they are */
     CK_F_OURS = 1u << 15, /* ATTACH, MKDIR, SYMLINK: base is a new file system of ours, so a plain name in it leads nowhere else */
+    CK_F_ACCOUNT = 1u << 16, /* CREDS: as images expect: /etc/passwd tells of numbers, too, and an empty HOME */
     CK_F_SAME_MOUNT = 1u << 14, /* CLONE: open what is mounted there, clone nothing */
 };
 

@@ -148,8 +148,9 @@ def combine(
 
 
 def _cwd(config: ImageConfig, workdir: str | None) -> str:
-    cwd = workdir if workdir is not None else config.cwd or "/"
-    return cwd if workdir is not None or cwd.startswith("/") else f"/{cwd}"
+    """An image's may be relative; ".." is what it is in a text, as docker reads it."""
+    cwd = workdir if workdir is not None else f"/{config.cwd}"
+    return "/" + os.path.normpath(cwd).lstrip("/") if cwd.startswith("/") else cwd
 
 
 def _health(config: ImageConfig, health: Health | Sequence[str] | str | bool | None) -> Health | None:

@@ -175,7 +175,7 @@ def _launch(
     tty: bool | tuple[int, int],
     stack: ExitStack,
 ) -> Launch:
-    from .life import group
+    from .life import environment, group
 
     spec = container.spec
     cgroup = group(container)
@@ -188,13 +188,14 @@ def _launch(
         over_root=HOST if spec.read_only else None,
         host_root=False,
         security=spec.security,
-        env={**spec.env, **(env or {})},
+        env={**environment(container, spec), **(env or {})},
         cwd=spec.cwd if cwd is None else cwd,
         user=spec.user if user is None else user,
         rlimits=spec.limits.rlimits(),
         cgroup=cgroup,
         tty=tty,
         init=True,
+        account=True,
     )
 
 

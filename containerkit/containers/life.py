@@ -202,7 +202,7 @@ def _launch(container: Container, spec: ContainerSpec, root: OverlayFS, cgroup: 
         namespaces=_NAMESPACES[spec.network],
         mounts=(*_STANDARD, *mounts),
         security=spec.security,
-        env=spec.env,
+        env=environment(container, spec),
         cwd=spec.cwd,
         user=spec.user,
         hostname=spec.hostname or container.short_id,
@@ -213,9 +213,15 @@ def _launch(container: Container, spec: ContainerSpec, root: OverlayFS, cgroup: 
         tty=spec.tty,
         init=spec.init,
         offer=True,
+        account=True,
     )
     launch.workdir = spec.cwd if spec.cwd != "/" else ""
     return launch
+
+
+def environment(container: Container, spec: ContainerSpec) -> dict[str, str | None]:
+    """What every program in it has, beside PATH, HOME and LANG."""
+    return {"HOSTNAME": spec.hostname or container.short_id, **spec.env}
 
 
 def _mounts(container: Container, spec: ContainerSpec, root: OverlayFS) -> Sequence[Mount]:

@@ -279,6 +279,10 @@ static int split(char *line, char **field, int max)
     return n;
 }
 
+static const char *account_name, *account_home; /* of who was found last: parts of a line */
+static int gives_home;
+
+/* By name, or by `*uid` when that is empty. */
 static int find_user(const char *name, uint32_t *uid, uint32_t *gid)
 {
     static struct reader r;
@@ -288,9 +292,19 @@ static int find_user(const char *name, uint32_t *uid, uint32_t *gid)
     if (e < 0)
         return e == -ENOENT ? -ESRCH : e;
     e = -ESRCH;
-    while (e == -ESRCH && read_line(&r, line, sizeof line))
-        if (split(line, f, 7) == 7 && strcmp(f[0], name) == 0)
-            e = get_dec(f[2], strlen(f[2]), uid) < 0 || get_dec(f[3], strlen(f[3]), gid) < 0 ? -EINVAL : 0;
+    while (e == -ESRCH && read_line(&r, line, sizeof line)) {
+        uint32_t id = 0, group = 0;
+        if (split(line, f, 7) != 7)
+            continue;
+        int known = get_dec(f[2], strlen(f[2]), &id) == 0 && get_dec(f[3], strlen(f[3]), &group) == 0;
+        if (name[0] ? strcmp(f[0], name) != 0 : !known || id != *uid)
+            continue;
+        e = known ? 0 : -EINVAL;
+        *uid = id;
+        *gid = group;
+        account_name = f[0];
+        account_home = f[5][0] ? f[5] : "/";
+    }
     SYS1(__NR_close, r.fd);
     return e;
 }
@@ -380,11 +394,18 @@ int op_creds(const struct ck_op *op)
 {
     uint32_t uid = (uint32_t)op->b, gid = (uint32_t)(op->b >> 32), groups[256], ngroups = 0, i;
     const char *user = op_str(op, 0, 0), *group = op_str(op, 1, 0);
+    int account = !!(op->flags & CK_F_ACCOUNT);
     long r = 0;
-    if (user[0]) {
+    gives_home = account;
+    account_home = "/";
+    if (user[0] || account) {
         ctx.fail_arg = 0;
-        if ((r = find_user(user, &uid, &gid)) == 0)
-            r = find_groups(user, 0, groups, countof(groups), &ngroups);
+        r = find_user(user, &uid, &gid);
+        /* As docker: who asks for a group gets that one alone. */
+        if (r == 0 && !(account && group[0]))
+            r = find_groups(account_name, 0, groups, countof(groups), &ngroups);
+        if (!user[0])
+            r = 0; /* a number needs no account */
     }
     if (r == 0 && group[0]) {
         ctx.fail_arg = 1;
@@ -397,6 +418,9 @@ int op_creds(const struct ck_op *op)
         return (int)r;
     }
     ctx.fail_arg = -1;
+    /* Else a set-group-id program would be rid of it, and of what it is denied (CVE-2022-36109). */
+    if (account && ngroups < countof(groups))
+        groups[ngroups++] = gid;
     for (i = 2; i < op->nstr && ngroups < countof(groups); i++)
         memcpy(&groups[ngroups++], op_str(op, i, 0), 4);
     if (op->flags & CK_F_DROP_BOUNDING && (r = lock_bounding(op->a)) < 0)
@@ -406,7 +430,7 @@ int op_creds(const struct ck_op *op)
             r = sys(prctl, PR_SET_KEEPCAPS, 1, 0, 0, 0);
         if (r == 0 && !(op->flags & CK_F_NO_GROUPS))
             r = sys(setgroups, ngroups, groups);
-        if (r == -EPERM && op->flags & CK_F_OPTIONAL && ngroups == 0)
+        if (r == -EPERM && op->flags & CK_F_OPTIONAL && (account || ngroups == 0))
             r = 0;
         if (r == 0)
             r = sys(setresgid, gid, gid, gid);
@@ -695,6 +719,14 @@ static void attach_head(const char *path)
     SYS1(__NR_close, fd);
 }
 
+/* What the plan leaves empty is for /etc/passwd to say. */
+static const char *with_home(void)
+{
+    static char home[1024 + 6] = "HOME="; /* longer than any line */
+    memcpy(home + 5, account_home, strlen(account_home) + 1);
+    return home;
+}
+
 int op_exec(const struct ck_op *op)
 {
     uint64_t words = op->a + op->b + 2, unblocked = 0;
@@ -710,6 +742,9 @@ int op_exec(const struct ck_op *op)
         (i < op->a ? argv : envp - op->a)[i] = at;
         at += ((len + 4) & ~3u) + 4;
     }
+    for (uint64_t i = 0; i < op->b && gives_home; i++)
+        if (strcmp(envp[i], "HOME=") == 0)
+            envp[i] = with_home();
     sys(rt_sigprocmask, 2 /* SIG_SETMASK */, &unblocked, 0, 8);
     int err = -ENOENT, worst = 0;
     for (uint32_t i = (uint32_t)(op->a + op->b); i < op->nstr; i++) {
