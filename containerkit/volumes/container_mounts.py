@@ -13,9 +13,6 @@ from ..errors import InvalidValue, SyscallError, syscall_error
 from ..kernel import calls
 from ..kernel.fd import Fd
 from ..kernel.held import HeldPath
-from .bind_sources import hold_source
-from .copy_up import first_use
-from .row import Row, find, make, open_tree
 from .volume_mounts import VolumeMount
 
 if TYPE_CHECKING:
@@ -60,6 +57,8 @@ def use(store: Store, rows: Connection, container: str, mounts: Iterable[Mount])
     Within the transaction that makes the container, after its own row. It should be a durable one if there are any:
     a power cut would take the row of a new volume, and the next sweep what was written into it meanwhile.
     """
+    from .row import Row, find, make
+
     for mount in mounts:
         if not isinstance(mount, VolumeMount):
             continue
@@ -93,12 +92,16 @@ def container_mounts(store: Store, spec: Spec, root: OverlayFS, *, hostname: str
 
 def _mount(store: Store, mount: Mount, root: OverlayFS) -> Mount:
     if isinstance(mount, VolumeMount):
+        from .copy_up import first_use  # what it needs takes longer to import than a start without volumes
+
         first_use(store, mount, root)
         return _volume(store, mount)
     return _bind(store, mount) if isinstance(mount, Bind) else mount
 
 
 def _bind(store: Store, mount: Bind) -> Bind:
+    from .bind_sources import hold_source
+
     mount.make_source()
     if not isinstance(mount.source, (str, bytes, os.PathLike)):
         raise InvalidValue(f"{mount!r}: a container needs a path: it may start again when this program is gone")
@@ -108,6 +111,8 @@ def _bind(store: Store, mount: Bind) -> Bind:
 
 
 def _volume(store: Store, mount: VolumeMount) -> Bind:
+    from .row import find, open_tree
+
     with store.database.read() as rows:
         row = find(rows, mount.volume)
     if row is None:
