@@ -378,7 +378,8 @@ class Container:
     ) -> None:
         """Copy a file or a directory of the host into it, running or not, by the rules of ``docker cp``.
 
-        An open binary file is an archive. ``archive`` keeps owners. See :func:`containerkit.containers.copying.copy_in`.
+        An open binary file is an archive. ``archive`` keeps owners. See
+        :func:`containerkit.containers.copying.copy_in`.
         """
         from .copying import copy_in
 

@@ -96,8 +96,8 @@ class Containers:
             volumes: ``"name:/path[:ro,nocopy]"``, ``"/of/the/host:/path[:ro]"``, ``"/path"`` for one without a name;
                 a mapping ``{"name": "/path:ro"}``; or values.
             mounts: Bind, Tmpfs, File and VolumeMount values.
-            security: :meth:`containerkit.Security.service` by default: images expect to start as root of their own and to become
-                another user. It is that in a user namespace of its own only.
+            security: :meth:`containerkit.Security.service` by default: images expect to start as root of their own and
+                to become another user. It is that in a user namespace of its own only.
             restart: "no", "on-failure", "on-failure:5", "always", "unless-stopped", or a Restart.
             stop_signal: of :meth:`containerkit.Container.stop`; the image's, or SIGTERM.
             health: a Health, its program, or False for none. The image's by default.

@@ -29,14 +29,16 @@ from ..errors import CgroupUnavailable, ContainerkitError, Exists, NotFound, Tim
 from ..launch import Launch, compile_launch
 from ..mounts import Dev, Proc, Sysfs
 from ..namespaces import Namespaces
-from ..storage.locks import Lock, try_lock
+from ..storage.locks import Lock
 from . import monitor
 from .control import Control
 from .events import emit
 from .health import compile_health
+from .possession import possess
 from .spec import ContainerSpec, Restart, signal_number
-from .state import EXITED, LOCK, RESTARTING, RUNNING, Record, Status, health_name, is_alive, read_record
+from .state import EXITED, RESTARTING, RUNNING, Record, Status, health_name, is_alive, read_record
 from .upper import lock_upper
+from .wakeups import Wakeups
 
 if TYPE_CHECKING:
     from ..build import Mount
@@ -122,24 +124,35 @@ def usage(container: Container) -> Usage | None:
 
 def start(container: Container) -> None:
     """Start it, unless it runs already. Raises SpawnError, and then nothing of the start is left."""
-    with _taken(container) as lock:
-        if lock is None:
+    while not _has_started(container):
+        with _taken(container) as lock:
+            if lock is None:
+                continue
+            _settle(container, container.row())
+            try:
+                _start(container, lock)
+            except ContainerkitError as error:
+                _write_run(container, {"error": str(error)})
+                raise
             return
-        _settle(container, container.row())
-        try:
-            _start(container, lock)
-        except ContainerkitError as error:
-            _write_run(container, {"error": str(error)})
-            raise
+
+
+def _has_started(container: Container) -> bool:
+    """Whether it has a monitor, which somebody else may be starting: then until that has been decided."""
+    directory = container.directory.fileno()
+    with Wakeups.of(container) as monitor:
+        while monitor.open:
+            record = read_record(directory)
+            if record is not None and record.status in (RUNNING, RESTARTING):
+                return True
+            monitor.wait(_LOOK)
+    return False
 
 
 @contextmanager
 def _taken(container: Container) -> Iterator[Lock | None]:
-    """The lock that a monitor holds; None when the container has one, or somebody else is starting it."""
-    try:
-        lock = try_lock(container.directory.fileno(), LOCK)
-    except FileNotFoundError:
-        raise container.gone() from None
+    """Its lock, which a monitor holds as long as it runs; None when it has one."""
+    lock = possess(container)
     if lock is None:
         yield None
         return
@@ -311,11 +324,15 @@ def _boot_id() -> str:
 # ---- after the end ---------------------------------------------------------------------------------------------------
 
 
-def settle(container: Container) -> None:
-    """Write down what its last run has used, and remove its control group, when it does not run. Idempotent."""
+def settle(container: Container) -> bool:
+    """Write down what its last run has used, and remove its control group, when it does not run. Idempotent.
+
+    Returns whether that is so. Raises ContainerNotFound when it was removed.
+    """
     with _taken(container) as lock:
         if lock is not None:
             _settle(container, container.row())
+        return lock is not None
 
 
 def _settle(container: Container, row: Row) -> None:
@@ -371,13 +388,15 @@ def stop(container: Container, timeout: float | None = None, signal: int | str |
 
 def stop_all(containers: Iterable[Container], *, timeout: float | None = None, signal: int | str | None = None) -> None:
     """Have all of them stopped at the same time; return when they have ended."""
-    with ExitStack() as stack:
-        asked = [(one, stack.enter_context(_asked_to_end(one, timeout, signal))) for one in containers]
-        for container, control in asked:
-            if control is not None:
-                _wait_for_end(container, control, None)
-            _wait_until_free(container, None)
-            settle(container)
+    rest = list(containers)
+    while rest:
+        with ExitStack() as stack:
+            asked = [(one, stack.enter_context(_asked_to_end(one, timeout, signal))) for one in rest]
+            for one, control in asked:
+                if control is not None:
+                    _wait_for_end(one, control, None)
+        # One that nobody could ask, and that runs, was being started.
+        rest = [one for one, control in asked if not settle(one) and control is None]
 
 
 @contextmanager
@@ -451,8 +470,6 @@ def wait(container: Container, timeout: float | None = None, *, keep: bool = Fal
 
 def _wait_for_end(container: Container, control: Control, deadline: float | None) -> None:
     """Until the monitor ends, which the end of the connection tells."""
-    from .wakeups import Wakeups
-
     wakeups = Wakeups(control)
     while wakeups.open:
         left = _left(deadline)

@@ -9,24 +9,24 @@ has made outside of the store (a control group), which the sweep of that finds.
 from __future__ import annotations
 
 import os
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from .._container_errors import ContainerNotFound, MonitorLost, WrongState
+from .._container_errors import ContainerNotFound, WrongState
 from ..storage.events import record
 from ..storage.locks import Lock, try_lock
+from . import life
 from .events import emit
+from .possession import possess
+from .state import LOCK
 
 if TYPE_CHECKING:
     from ..storage.database import Connection
     from ..store import Store
     from .container import Container, Row
 
-__all__ = ["LOCK", "remove", "sweep"]
+__all__ = ["remove", "sweep"]
 
-LOCK = "lock"
-_PATIENCE = 10.0  # seconds
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -51,31 +51,12 @@ def remove(container: Container, *, force: bool = False, volumes: bool = False) 
 
 def _stopped(container: Container, force: bool) -> Lock:
     """Its lock, which whoever starts it would need. Raises WrongState when it runs."""
-    directory = container.directory.fileno()
-    held = try_lock(directory, LOCK)
-    if held is None and force:
-        _kill(container)
-        held = _wait(directory)
-    if held is None:
-        raise WrongState(
-            f"the container {container.known_name} runs: stop it first, or use remove(force=True), which kills it"
-        )
-    return held
-
-
-def _kill(container: Container) -> None:
-    """So that it does not start again. What has ended meanwhile is what was wanted."""
-    from .life import stop
-
-    with suppress(WrongState, MonitorLost):
-        stop(container, timeout=0, signal="KILL")
-
-
-def _wait(directory: int) -> Lock | None:
-    """The lock, when the monitor has let go of it: soon after the end of the program, which it still has to record."""
-    deadline = time.monotonic() + _PATIENCE
-    while (held := try_lock(directory, LOCK)) is None and time.monotonic() < deadline:
-        time.sleep(0.001)
+    while (held := possess(container)) is None:
+        if not force:
+            raise WrongState(
+                f"the container {container.known_name} runs: stop it first, or use remove(force=True), which kills it"
+            )
+        life.stop(container, timeout=0, signal="KILL")  # and not kill(): it is not to start again
     return held
 
 
@@ -83,9 +64,7 @@ def _clean(container: Container, row: Row) -> None:
     """What the latest start has made outside of the store; an end in good order has left nothing of it."""
     if row.run is None:
         return
-    from .life import clean
-
-    clean(container, row)
+    life.clean(container, row)
 
 
 def _delete(store: Store, container: Container, volumes: bool) -> None:

@@ -1,0 +1,50 @@
+"""The lock of a container, for who acts on it: a monitor holds it as long as the container runs.
+
+Others hold it for moments: who starts the container, until the monitor has it; who removes it, or clears away what a
+run has left. And who only asks whether it is held, holds it shared meanwhile. So a lock that cannot be had says little;
+that a monitor answers at its socket says that the container runs.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from .._container_errors import MonitorLost, WrongState
+from ..storage.locks import Lock, try_lock
+from .control import Control
+from .state import LOCK
+
+if TYPE_CHECKING:
+    from .container import Container
+
+__all__ = ["possess"]
+
+_FIRST, _LONGEST = 0.0002, 0.01  # seconds between two attempts
+_PATIENCE = 30.0  # seconds that a start may take
+
+
+def possess(container: Container) -> Lock | None:
+    """Its lock, which keeps everybody else from starting or removing it; None when it has a monitor.
+
+    Waits for those who hold it for a moment. Raises ContainerNotFound when its directory is gone.
+    """
+    directory = container.directory.fileno()
+    deadline, pause = time.monotonic() + _PATIENCE, _FIRST
+    while True:
+        try:
+            held = try_lock(directory, LOCK)
+        except FileNotFoundError:
+            raise container.gone() from None
+        if held is not None or _has_monitor(directory) or time.monotonic() > deadline:
+            return held
+        time.sleep(pause)
+        pause = min(pause * 2, _LONGEST)
+
+
+def _has_monitor(directory: int) -> bool:
+    try:
+        Control(directory).close()
+    except (WrongState, MonitorLost):
+        return False
+    return True
