@@ -13,7 +13,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from .._container_errors import MonitorLost, WrongState
@@ -188,11 +188,20 @@ class Attached:
 
     def resize(self, rows: int, columns: int) -> None:
         """The size of its terminal, for all who are attached; the program gets SIGWINCH."""
-        self._tell("resize", rows, columns)
+        self._ask("resize", rows, columns)
 
     def send_signal(self, signum: int) -> None:
         """A signal to the program."""
-        self._tell("signal", signum)
+        self._ask("signal", signum)
+
+    def _ask(self, what: str, *values: Any) -> None:
+        """Over a connection of its own: what was written before may wait for the program."""
+        if self._woken.open:
+            with suppress(ConnectionError, MonitorLost, WrongState):
+                from .control import Control
+
+                with Control(self._container.directory.fileno()) as monitor:
+                    getattr(monitor, what)(*values)
 
     def _tell(self, what: str, *values: Any) -> None:
         """Whoever has ended meanwhile is told nothing."""

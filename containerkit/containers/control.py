@@ -69,8 +69,11 @@ class Control:
     # ---- with one ----------------------------------------------------------------------------------------------------
 
     def stdin_eof(self) -> None:
-        """Close its standard input, after all that was sent before; a terminal has no such end."""
-        self._ask(_STDIN_EOF)
+        """Close its standard input, after all that was sent before; a terminal has no such end.
+
+        The answer is not waited for: it comes when the program has taken the rest.
+        """
+        self._send(_STDIN_EOF)
 
     def resize(self, rows: int, columns: int) -> None:
         """Set the size of its terminal. Raises WrongState when it has none."""

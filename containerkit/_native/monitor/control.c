@@ -2,14 +2,15 @@
  * we for him. What a program has said is not sent: it is in the log, where everybody reads at his own pace. */
 #include "monitor.h"
 
-enum { AF_UNIX_ = 1, SOCK_SEQPACKET_ = 5, O_NONBLOCK_ = 04000, MSG_DONTWAIT_ = 0x40, TIOCSWINSZ_ = 0x5414 };
+enum { AF_UNIX_ = 1, SOCK_SEQPACKET_ = 5, O_NONBLOCK_ = 04000, MSG_PEEK_ = 2, MSG_DONTWAIT_ = 0x40, TIOCSWINSZ_ = 0x5414 };
 
 static struct client {
     int fd, subscribed;
+    int waits; /* what he wants to write comes after what the program has not taken yet */
 } clients[MON_CLIENTS];
 static int listener = -1;
 static uint8_t input[sizeof(struct mon_request) + MON_INPUT_MAX];
-static uint32_t input_at, input_end; /* what the program has not taken yet: until then nobody is listened to */
+static uint32_t input_at, input_end; /* what the program has not taken yet */
 
 int open_control(void)
 {
@@ -35,7 +36,7 @@ int open_control(void)
 static void drop(struct client *c)
 {
     close_fd(&c->fd);
-    c->subscribed = 0;
+    c->subscribed = c->waits = 0;
 }
 
 void wake_subscribers(void)
@@ -140,13 +141,27 @@ static void obey(struct client *c, const struct mon_request *m)
     }
 }
 
+static int is_about_input(struct client *c)
+{
+    uint32_t kind = 0;
+    receive(c->fd, &kind, sizeof kind, 0, 0, MSG_DONTWAIT_ | MSG_PEEK_);
+    return kind == MON_STDIN_DATA || kind == MON_STDIN_EOF;
+}
+
+/* A program that does not read keeps waiting who writes to it, and nobody else: it can still be stopped. */
 static void listen_to(struct client *c)
 {
-    long n = receive(c->fd, input, sizeof input, 0, 0, MSG_DONTWAIT_);
     struct mon_request m;
+    int full = input_at < input_end;
+    if (full && is_about_input(c)) {
+        c->waits = 1;
+        return;
+    }
+    long n = receive(c->fd, full ? (void *)&m : input, full ? sizeof m : sizeof input, 0, 0, MSG_DONTWAIT_);
     if (n == -EAGAIN)
         return;
-    memcpy(&m, input, sizeof m);
+    if (!full)
+        memcpy(&m, input, sizeof m);
     if (n < (long)sizeof m || m.length != (uint64_t)n - sizeof m)
         return drop(c);
     obey(c, &m);
@@ -168,8 +183,10 @@ void control_polls(struct pollfd_k *p)
     int full = input_at < input_end;
     p[0] = (struct pollfd_k){listener, POLLIN_, 0};
     p[1] = (struct pollfd_k){full ? (mon.config.flags & MON_TTY ? mon.pty : mon.in) : -1, POLLOUT_, 0};
-    for (int i = 0; i < MON_CLIENTS; i++)
-        p[i + 2] = (struct pollfd_k){clients[i].fd, full ? 0 : POLLIN_, 0};
+    for (int i = 0; i < MON_CLIENTS; i++) {
+        clients[i].waits &= full;
+        p[i + 2] = (struct pollfd_k){clients[i].waits ? -1 : clients[i].fd, POLLIN_, 0};
+    }
 }
 
 void control_events(struct pollfd_k *p)
@@ -178,7 +195,7 @@ void control_events(struct pollfd_k *p)
         feed();
     for (int i = 0; i < MON_CLIENTS; i++)
         if (clients[i].fd >= 0 && clients[i].fd == p[i + 2].fd && p[i + 2].revents) {
-            if (p[i + 2].revents & POLLIN_ && input_at == input_end)
+            if (p[i + 2].revents & POLLIN_)
                 listen_to(&clients[i]);
             else if (p[i + 2].revents & (POLLHUP_ | POLLERR_))
                 drop(&clients[i]);
