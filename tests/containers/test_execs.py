@@ -11,9 +11,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 from made_containers import busybox_image
+from patience import PATIENCE
 from starts import host_said
+from test_run import PYTHON, PYTHON_MOUNTS
+from test_sandbox import _DISGUISE as DISGUISE
+from test_sandbox import _WATCH as WATCH
 
 import containerkit as ck
 from containerkit import PIPE
@@ -310,3 +315,40 @@ def test_many_at_once(start: Make) -> None:
     assert [process.wait(30) for process in with_all] == list(range(20))
     for process in with_all:
         process.close()
+
+
+# ---- looked into on its way (B02, CVE-2016-9962) ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_python(start: Make) -> Iterator[Container]:
+    """Without Landlock, which would keep its programs from looking into one another: the wall before it is tried."""
+    security = attrs.evolve(ck.Security.service(), landlock=None)
+    places = [ck.Bind(path, path, read_only=True) for path in ("/usr", "/lib", "/lib64") if os.path.isdir(path)]
+    mounts = [attrs.evolve(place, trusted=True) for place in (*places, *PYTHON_MOUNTS)]
+    container = start(mounts=mounts, security=security)
+    yield container
+    container.close()
+
+
+def watched(container: Container, runs: int, program: list[str]) -> tuple[int, str]:
+    with container.exec([PYTHON, "-I", "-S", "-c", WATCH], stdout=PIPE, text=True) as watcher:
+        assert watcher.stdout is not None
+        assert watcher.stdout.readline() == "watching\n"
+        for _ in range(runs):
+            assert container.run(program).ok
+        watcher.terminate()
+        seen, _, opened = watcher.communicate(timeout=20 * PATIENCE)[0].partition(" ")
+    return int(seen), opened.strip()
+
+
+def test_nobody_inside_can_look_into_one_that_joins(with_python: Container) -> None:
+    seen, opened = watched(with_python, 100, ["true"])
+    assert seen > 1  # PID 1, and some on their way
+    assert opened == "[]"
+
+
+def test_the_watcher_finds_one_that_may_be_looked_into(with_python: Container) -> None:
+    _, opened = watched(with_python, 1, [PYTHON, "-I", "-S", "-c", DISGUISE])
+    assert "'maps'" in opened
+    assert "'exe'" in opened
