@@ -46,10 +46,7 @@ __attribute__((visibility("hidden"))) int last_sysno; /* sys.h records it; only 
 
 /* ---- start ck-init ---------------------------------------------------------------------------------------------- */
 
-struct spawn {
-    int helper, nfds, error;
-    int *fds;
-};
+struct spawn { int helper, nfds, error, *fds; };
 
 static const char *const helper_argv[] = {"ck-init", NULL};
 static const char *const empty_env[] = {NULL};

@@ -23,15 +23,8 @@ enum { CK_FD_PLAN = 3, CK_FD_STATUS = 4, CK_FD_OWNER = 5, CK_FD_FIRST = 6 };
 enum { CK_SIGNAL_GIVE_UP = 64 };
 
 /* Who executes an operation: see the page at the top of main.c. */
-enum ck_stage {
-    CK_STAGE_JOIN,
-    CK_STAGE_OUTSIDE,
-    CK_STAGE_EARLY,
-    CK_STAGE_INSIDE,
-    CK_STAGE_PROGRAM,
-    CK_STAGE_BESIDE,
-    CK_STAGE_COUNT
-};
+enum ck_stage { CK_STAGE_JOIN, CK_STAGE_OUTSIDE, CK_STAGE_EARLY, CK_STAGE_INSIDE, CK_STAGE_PROGRAM, CK_STAGE_BESIDE,
+                CK_STAGE_COUNT };
 
 enum ck_mode {
     CK_MODE_EXEC, /* the first process becomes the program */

@@ -41,13 +41,12 @@ struct ctx ctx;
 
 /* ---- descriptors over a socket ------------------------------------------------------------------------------- */
 
+struct piece { void *base; size_t len; };
+
 struct msghdr_k {
     void *name;
     int namelen;
-    struct {
-        void *base;
-        size_t len;
-    } *iov;
+    struct piece *iov;
     size_t iovlen;
     void *control;
     size_t controllen;
@@ -60,14 +59,9 @@ struct cmsg_fds {
     int fds[CK_SLOTS];
 };
 
-struct piece {
-    void *base;
-    size_t len;
-};
-
 static long transfer(int sock, struct piece *iov, size_t niov, struct cmsg_fds *c, size_t nfds, int sending)
 {
-    struct msghdr_k m = {.iov = (void *)iov, .iovlen = niov};
+    struct msghdr_k m = {.iov = iov, .iovlen = niov};
     if (nfds || !sending) {
         m.control = c;
         m.controllen = offsetof(struct cmsg_fds, fds) + nfds * sizeof(int);
@@ -168,51 +162,20 @@ const char *op_str(const struct ck_op *op, uint32_t i, uint32_t *len)
     }
 }
 
+#define RUN(CODE, name) case CK_OP_##CODE: return op_##name(op)
+
 static int execute(const struct ck_op *op)
 {
     switch ((enum ck_op_code)op->code) {
-    case CK_OP_JOIN: return op_join(op);
-    case CK_OP_IDMAP: return op_idmap(op);
-    case CK_OP_NEWIDMAP: return op_newidmap(op);
-    case CK_OP_TREE: return op_tree(op);
-    case CK_OP_FS: return op_fs(op);
-    case CK_OP_ATTACH: return op_attach(op);
-    case CK_OP_CLONE: return op_clone(op);
-    case CK_OP_ATTR: return op_attr(op);
-    case CK_OP_SCRATCH: return op_scratch(op);
-    case CK_OP_MKDIR: return op_mkdir(op);
-    case CK_OP_SYMLINK: return op_symlink(op);
-    case CK_OP_FILE: return op_file(op);
-    case CK_OP_MASK: return op_mask(op);
-    case CK_OP_READONLY: return op_readonly(op);
-    case CK_OP_PIVOT: return op_pivot(op);
-    case CK_OP_PRIVATE: return op_private(op);
-    case CK_OP_UNSHARE: return op_unshare(op);
-    case CK_OP_LOOPBACK: return op_loopback(op);
-    case CK_OP_HOSTNAME: return op_hostname(op);
-    case CK_OP_DOMAINNAME: return op_hostname(op);
-    case CK_OP_CGROUP1: return op_cgroup1(op);
-    case CK_OP_BECOME: return op_become(op);
-    case CK_OP_PTY: return op_pty(op);
-    case CK_OP_CPU_LIMIT: return op_cpu_limit(op);
-    case CK_OP_CREDS: return op_creds(op);
-    case CK_OP_SESSION: return op_session(op);
-    case CK_OP_RLIMIT: return op_rlimit(op);
-    case CK_OP_UMASK: return op_umask(op);
-    case CK_OP_NICE: return op_nice(op);
-    case CK_OP_AFFINITY: return op_affinity(op);
-    case CK_OP_SETTING: return op_setting(op);
-    case CK_OP_FDS: return op_fds(op);
-    case CK_OP_CHDIR: return op_chdir(op);
-    case CK_OP_EXEC: return op_exec(op);
-    case CK_OP_NAMESPACES: return op_namespaces(op);
-    case CK_OP_SECCOMP: return op_seccomp(op);
-    case CK_OP_NETWORK: return op_network(op);
-    case CK_OP_ENTER: return op_enter(op);
-    case CK_OP_LANDLOCK: return op_landlock(op);
-    case CK_OP_PRCTL: return op_prctl(op);
-    case CK_OP_KEYRING: return op_keyring(op);
-    case CK_OP_ATTEST: return op_attest(op);
+    RUN(JOIN, join); RUN(IDMAP, idmap); RUN(NEWIDMAP, newidmap); RUN(TREE, tree); RUN(FS, fs); RUN(ATTACH, attach);
+    RUN(CLONE, clone); RUN(ATTR, attr); RUN(SCRATCH, scratch); RUN(MKDIR, mkdir); RUN(SYMLINK, symlink);
+    RUN(FILE, file); RUN(MASK, mask); RUN(READONLY, readonly); RUN(PIVOT, pivot); RUN(PRIVATE, private);
+    RUN(UNSHARE, unshare); RUN(LOOPBACK, loopback); RUN(HOSTNAME, hostname); RUN(DOMAINNAME, hostname);
+    RUN(CGROUP1, cgroup1); RUN(BECOME, become); RUN(PTY, pty); RUN(CPU_LIMIT, cpu_limit); RUN(CREDS, creds);
+    RUN(SESSION, session); RUN(RLIMIT, rlimit); RUN(UMASK, umask); RUN(NICE, nice); RUN(AFFINITY, affinity);
+    RUN(SETTING, setting); RUN(FDS, fds); RUN(CHDIR, chdir); RUN(EXEC, exec); RUN(NAMESPACES, namespaces);
+    RUN(SECCOMP, seccomp); RUN(NETWORK, network); RUN(ENTER, enter); RUN(LANDLOCK, landlock); RUN(PRCTL, prctl);
+    RUN(KEYRING, keyring); RUN(ATTEST, attest);
     case CK_OP_COUNT: break;
     }
     return -EINVAL;

@@ -21,12 +21,7 @@ struct rusage_k {
     int64_t maxrss, ixrss, idrss, isrss, minflt, majflt, nswap, inblock, oublock, msgsnd, msgrcv, nsignals, nvcsw, nivcsw;
 };
 
-struct siginfo_k {
-    uint32_t signo;
-    int32_t err, code;
-    uint32_t pid;
-    uint8_t rest[112];
-};
+struct siginfo_k { uint32_t signo; int32_t err, code; uint32_t pid; uint8_t rest[112]; };
 
 static void program_main(void *arg)
 {
