@@ -70,6 +70,7 @@ def compile_health(spec: ContainerSpec, launch: Launch) -> Plan | None:
         rlimits=launch.rlimits,
         cgroup=launch.cgroup,
         init=False,
+        account=launch.account,
     )
     return compile_launch(test, None)
 
@@ -94,5 +95,7 @@ def _result(start: int, end: int, code: int, err: int, _: int, length: int, outp
         error = "it was killed: it took longer than its timeout"
     elif err:
         error = f"it could not be started: {os.strerror(err)}"
+    elif code < 0:
+        error = "whoever was to start it was killed"
     text = output[:length].decode(errors="replace")
     return HealthResult(start, end, None if code < 0 else code, text, error)

@@ -187,7 +187,7 @@ def test_from_one_to_the_next_the_interval_passes(make: Make) -> None:
 def test_it_runs_as_the_containers_program_does(make: Make) -> None:
     user = "bob" if os.geteuid() == 0 else None  # an ordinary user's containers have one id
     walls = "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status; cat /proc/self/cgroup"
-    show = f"id -u; pwd; echo $WORD; hostname; {walls}"
+    show = f"id -u; pwd; echo $WORD; id; env; {walls}"
     container = make(show, f"{show}; exec sleep 600", user=user, workdir="/work", env={"WORD": "here"})
     until(container.health_log)
     assert container.health_log()[0].output == said(container)

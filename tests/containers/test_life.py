@@ -219,6 +219,7 @@ def test_kill_sends_any_signal(make: Make) -> None:
 def test_restart_is_another_run(make: Make) -> None:
     container = make("echo up; exec sleep 60")
     container.start()
+    until(lambda: said(container))
     first = container.status
     container.restart()
     second = container.status
@@ -263,9 +264,9 @@ def test_limits_are_kept_and_changed_while_it_runs(make: Make) -> None:
     group = life.group(container)
     assert group is not None
     with group:
-        assert read_back(group.dirs, container.spec.limits)["memory_max"] .find(str(64 << 20)) >= 0
+        assert read_back(group.dirs, container.spec.limits)["memory_max"].find(str(64 << 20)) >= 0
         container.update(limits=ck.Limits(memory_max="96M", pids_max=20))
-        assert read_back(group.dirs, container.spec.limits)["memory_max"] .find(str(96 << 20)) >= 0
+        assert read_back(group.dirs, container.spec.limits)["memory_max"].find(str(96 << 20)) >= 0
     assert container.spec.limits.memory_max == 96 << 20
 
 

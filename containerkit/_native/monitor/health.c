@@ -7,13 +7,12 @@
 
 enum { P_PIDFD_ = 3, WEXITED_ = 4, WALL_ = 0x40000000, CLD_EXITED_ = 1, MSG_DONTWAIT_ = 0x40 };
 enum { O_WRONLY_ = 1, O_CREAT_ = 0100, O_TRUNC_ = 01000 };
-static const uint64_t MS = 1000000u, KILLED_MS = 100;
+static const uint64_t MS = 1000000u, FAILED_MS = 100;
 
 static struct {
-    enum { NONE, WAITS, RUNS, ENDED } phase;
+    enum { NONE, WAITS, RUNS, ENDED } phase; /* mon.health_due: when it starts, its time is over, its end counts */
     int helper, test, status, output; /* while it runs: pidfds, its messages, what it says; or -1 */
     int pid, paused;
-    uint64_t due; /* monotonic ns: when it starts, when its time is over, when its end counts; or 0 */
     uint64_t began;
     uint32_t number;
     struct mon_check result;
@@ -22,7 +21,7 @@ static struct {
 static void wait_for_next(void)
 {
     check.phase = WAITS;
-    check.due = check.paused ? 0 : clock_ns(1) + mon.config.health_interval_ms * MS;
+    mon.health_due = check.paused ? 0 : clock_ns(1) + mon.config.health_interval_ms * MS;
 }
 
 void health_begin(void)
@@ -34,6 +33,16 @@ void health_begin(void)
         wait_for_next();
 }
 
+/* A failure counts a moment later: it may be because the container ends, and then it does not. */
+static void test_is_over(void)
+{
+    check.phase = ENDED;
+    check.result.end_ns = clock_ns(0);
+    if (check.result.err)
+        check.result.exit_code = -1;
+    mon.health_due = clock_ns(1) + (check.result.exit_code ? FAILED_MS * MS : 0);
+}
+
 static void begin_test(void)
 {
     static struct spawn s;
@@ -42,7 +51,7 @@ static void begin_test(void)
     check.result.start_ns = clock_ns(0);
     check.result.exit_code = -1;
     check.began = clock_ns(1);
-    check.due = check.began + mon.config.health_timeout_ms * MS;
+    mon.health_due = check.began + mon.config.health_timeout_ms * MS;
     check.phase = RUNS;
     s.nfds = CK_FD_FIRST;
     for (uint32_t i = 0; i < mon.config.health_fds; i++)
@@ -58,15 +67,14 @@ static void begin_test(void)
     check.helper = r > 0 ? s.pidfd : -1;
     if (r < 0) {
         check.result.err = (uint32_t)-r;
-        check.phase = ENDED;
-        check.due = check.began;
+        test_is_over();
     }
 }
 
 /* With all that it has forked, unless that has made a session of its own. Its number stays its own until it is reaped. */
 static void end_test(int err)
 {
-    check.due = 0;
+    mon.health_due = 0;
     if (!check.result.err)
         check.result.err = (uint32_t)err;
     if (check.helper >= 0)
@@ -151,9 +159,6 @@ static void conclude(void)
         ;
     close_fd(&check.output);
     close_fd(&check.status);
-    check.result.end_ns = clock_ns(0);
-    if (check.result.err)
-        check.result.exit_code = -1;
     if (check.result.err != ECANCELED)
         count_result();
     wait_for_next();
@@ -165,10 +170,10 @@ void health_end(void)
         sys(pidfd_send_signal, check.helper, SIGNAL_KILL, 0, 0);
     for (int *fd = &check.helper; fd <= &check.test; fd++)
         reap(fd);
-    close_fd(&check.status);
-    close_fd(&check.output);
+    for (int *fd = &check.status; fd <= &check.output; fd++)
+        close_fd(fd);
     check.phase = NONE;
-    check.due = 0;
+    mon.health_due = 0;
 }
 
 void health_pause(int paused)
@@ -180,14 +185,9 @@ void health_pause(int paused)
         end_test(ECANCELED);
 }
 
-uint64_t health_due(void)
-{
-    return check.due;
-}
-
 void health_timer(uint64_t now)
 {
-    if (!check.due || now < check.due)
+    if (!mon.health_due || now < mon.health_due)
         return;
     if (check.phase == WAITS)
         begin_test();
@@ -199,25 +199,21 @@ void health_timer(uint64_t now)
 
 void health_polls(struct pollfd_k *p)
 {
-    p[0] = (struct pollfd_k){check.helper, POLLIN_, 0};
-    p[1] = (struct pollfd_k){check.test, POLLIN_, 0};
-    p[2] = (struct pollfd_k){check.output, POLLIN_, 0};
-    p[3] = (struct pollfd_k){check.status, POLLIN_, 0};
+    for (int i = 0; i < HEALTH_POLLS; i++)
+        p[i] = (struct pollfd_k){(&check.helper)[i], POLLIN_, 0};
 }
 
-/* What has ended has said before all that it had to say. One that is killed may be because the container ends. */
+/* What has ended has said before all that it had to say. */
 void health_events(const struct pollfd_k *p)
 {
     if (check.phase != RUNS)
         return;
     hear();
-    if (p[2].revents && p[2].fd == check.output)
+    if (p[3].revents && p[3].fd == check.output)
         take_output();
     for (int i = 0; i < 2; i++)
         if (p[i].revents && p[i].fd == (&check.helper)[i])
             reap(&check.helper + i);
-    if (check.helper >= 0 || check.test >= 0)
-        return;
-    check.phase = ENDED;
-    check.due = clock_ns(1) + (check.result.exit_code == 128 + SIGNAL_KILL && !check.result.err ? KILLED_MS * MS : 0);
+    if (check.helper < 0 && check.test < 0)
+        test_is_over();
 }

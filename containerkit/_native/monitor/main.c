@@ -129,7 +129,7 @@ static uint64_t first_of(uint64_t a, uint64_t b)
 
 static int wait_ms(void)
 {
-    uint64_t now = clock_ns(1), next = first_of(first_of(mon.kill_at, mon.start_at), health_due());
+    uint64_t now = clock_ns(1), next = first_of(first_of(mon.kill_at, mon.start_at), mon.health_due);
     if (!next)
         return -1;
     return next <= now ? 0 : next - now > 3600 * SECOND ? 3600000 : (int)((next - now) / 1000000u) + 1;

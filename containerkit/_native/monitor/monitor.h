@@ -89,6 +89,7 @@ struct monitor {
     uint32_t nnamespaces;
     int restart_now;
     uint64_t kill_at, start_at; /* monotonic ns: when to kill what was asked to stop; when to start again; or 0 */
+    uint64_t health_due; /* when to call health_timer, or 0 */
     uint64_t run_since, backoff_ns;
 };
 
@@ -146,7 +147,6 @@ enum { HEALTH_POLLS = 4 };
 void health_begin(void); /* a run of the program has begun */
 void health_end(void);
 void health_pause(int paused);
-uint64_t health_due(void); /* when to call health_timer, or 0 */
 void health_timer(uint64_t now);
 void health_polls(struct pollfd_k *p);
 void health_events(const struct pollfd_k *p);
