@@ -260,7 +260,14 @@ class TreeProcess:
             return _file_status(told)
 
     def write_file(
-        self, root: int, path: bytes, source: int, status: FileStatus, xattrs: dict[bytes, bytes] | None = None
+        self,
+        root: int,
+        path: bytes,
+        source: int,
+        status: FileStatus,
+        xattrs: dict[bytes, bytes] | None = None,
+        *,
+        late: bool = False,
     ) -> None:
         """:func:`containerkit.layers.files.write_file`."""
         request = {
@@ -268,6 +275,7 @@ class TreeProcess:
             "path": path.decode("latin-1"),
             "status": status[:5],
             "xattrs": {key.decode("latin-1"): value.decode("latin-1") for key, value in (xattrs or {}).items()},
+            "late": late,
         }
         self._ask(request, [source], {"tree": root})
 
@@ -281,6 +289,7 @@ class TreeProcess:
         owner: tuple[int, int] | None = None,
         follow: bool = False,
         mounts: bool = True,
+        aside: list[bytes] | None = None,
     ) -> FileStatus:
         """:func:`containerkit.layers.files.pack_files`, to a descriptor to write to."""
         request = {
@@ -290,10 +299,14 @@ class TreeProcess:
             "owner": owner,
             "follow": follow,
             "mounts": mounts,
+            "aside": aside is not None,
         }
         told = self._ask(request, [out], {"tree": root})
         with _believed():
-            return _file_status(told)
+            status, paths = told
+            if aside is not None:
+                aside += [path.encode("latin-1") for path in paths]
+            return _file_status(status)
 
     def unpack_files(self, root: int, path: bytes, source: int, *, limits: LayerLimits | None = None) -> int:
         """:func:`containerkit.layers.files.unpack_files`, from a descriptor to read from."""

@@ -86,7 +86,10 @@ def commit(
     image = container.image
     merged_changes = _config(container, image)
     if isinstance(changes, Mapping):
+        env = {**merged_changes["env"], **changes.get("env", {})}
+        labels = {**merged_changes["labels"], **changes.get("labels", {})}
         merged_changes = {**merged_changes, **changes}
+        merged_changes["env"], merged_changes["labels"] = env, labels
     else:
         merged_changes = with_instructions(merged_changes, changes)
     with _Changes(container) as found, _paused(container, pause):

@@ -98,10 +98,13 @@ def copy_in(
         if local.status.is_file:
             local.send_file(files, _join(directory, name), owner)
             return
+        large: list[bytes] = []
         _piped(
-            lambda out: local.pack(out, name, owner),
+            lambda out: local.pack(out, name, owner, large),
             lambda fd: files.process.unpack_files(files.fileno(), directory, fd),
         )
+        for below in large:
+            local.send_large(files, below, _join(_join(directory, name), below), owner)
 
 
 def copy_out(
@@ -139,10 +142,16 @@ def copy_out(
         if status.is_file:
             _receive_file(files, where.path, fd, name, owners, archive)
             return
+        large: list[bytes] = []
         _piped(
-            lambda out: files.process.pack_files(files.fileno(), where.path, out, name),
+            lambda out: files.process.pack_files(files.fileno(), where.path, out, name, aside=large),
             lambda pipe: _unpack_here(fd, pipe, owners, archive),
         )
+        for below in large:
+            above, _, last = _join(name, below).rpartition(b"/")
+            with Fd(calls.open_in_root(fd, above, _DIRECTORY)) as directory:
+                path_inside = _join(where.path, below)
+                _receive_file(files, path_inside, directory.fileno(), last, owners, archive, late=True)
 
 
 def put_archive(container: Container, path: StrPath, archive: Source | bytes) -> None:
@@ -266,7 +275,7 @@ def _inside(path: StrPath) -> bytes:
 
 
 def _join(directory: bytes, name: bytes) -> bytes:
-    return directory.rstrip(b"/") + b"/" + name
+    return directory.rstrip(b"/") + b"/" + name if name else directory
 
 
 def _there(where: Where, path: bytes) -> FileStatus:
@@ -370,13 +379,30 @@ class _Local:
         return stack.enter_context(Fd(fd)).fileno()
 
     def send_file(self, files: Tree, path: bytes, owner: tuple[int, int] | None) -> None:
-        xattrs = file_attributes(self._fd) if owner is None else None
-        status = self.status if owner is None else self.status._replace(uid=owner[0], gid=owner[1])
-        files.process.write_file(files.fileno(), path, self._fd, status, xattrs)
+        _send(files, path, self._fd, self.status, owner)
 
-    def pack(self, out: int, top: bytes, owner: tuple[int, int] | None) -> None:
+    def send_large(self, files: Tree, below: bytes, path: bytes, owner: tuple[int, int] | None) -> None:
+        """A file of the directory, whose place in the container is made already."""
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW
+        with Fd(calls.openat2(self._fd, below, flags, resolve=_NO_LINKS)) as fd:
+            found = os.fstat(fd.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise syscall_error(errno.EINVAL, "open", os.fsdecode(below), "it is no file any more")
+            _send(files, path, fd.fileno(), _file_status(found), owner, late=True)
+
+    def pack(self, out: int, top: bytes, owner: tuple[int, int] | None, large: list[bytes]) -> None:
+        path = b"/" if self.status.is_directory else b"/" + self.name
         with open(out, "wb", buffering=_PIECE, closefd=False) as file:
-            pack_files(self._fd, b"/" if self.status.is_directory else b"/" + self.name, file, top, owner=owner)
+            pack_files(self._fd, path, file, top, owner=owner, aside=large)
+
+
+def _send(
+    files: Tree, path: bytes, fd: int, status: FileStatus, owner: tuple[int, int] | None, *, late: bool = False
+) -> None:
+    xattrs = file_attributes(fd) if owner is None else None
+    if owner is not None:
+        status = status._replace(uid=owner[0], gid=owner[1])
+    files.process.write_file(files.fileno(), path, fd, status, xattrs, late=late)
 
 
 def _open(path: StrPath, flags: int, directory: int | None = None) -> int:
@@ -419,8 +445,10 @@ def _file_status(found: os.stat_result) -> FileStatus:
     return FileStatus(found.st_mode, found.st_size, found.st_mtime_ns, found.st_uid, found.st_gid, b"")
 
 
-def _receive_file(files: Tree, path: bytes, directory: int, name: bytes, owners: bool, privileges: bool) -> None:
-    with Draft(directory, name) as draft:
+def _receive_file(
+    files: Tree, path: bytes, directory: int, name: bytes, owners: bool, privileges: bool, *, late: bool = False
+) -> None:
+    with Draft(directory, name, late=late) as draft:
         status = files.process.read_file(files.fileno(), path, draft.fd)
         mode = status.mode if privileges else status.mode & ~_SET_IDS
         if not owners:

@@ -41,6 +41,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
 _DRAFT = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SET_IDS = stat.S_ISUID | stat.S_ISGID
+_LARGE = 4 << 20  # bytes from which a file is worth a request of its own
 _DEVICES = (Kind.CHARACTER, Kind.BLOCK)
 
 
@@ -118,13 +119,22 @@ def read_file(root: int, path: bytes, out: int) -> FileStatus:
 
 
 def write_file(
-    root: int, path: bytes, source: int, status: FileStatus, xattrs: dict[bytes, bytes] | None = None
+    root: int,
+    path: bytes,
+    source: int,
+    status: FileStatus,
+    xattrs: dict[bytes, bytes] | None = None,
+    *,
+    late: bool = False,
 ) -> None:
-    """Copy what ``source`` has, ``status.size`` bytes, to a file of the tree, in place of one that is there."""
+    """Copy what ``source`` has, ``status.size`` bytes, to a file of the tree, in place of one that is there.
+
+    ``late``: its directory keeps its time.
+    """
     parent, _, last = path.rstrip(b"/").rpartition(b"/")
     with (
         Fd(calls.open_in_root(root, parent or b"/", _PATH)) as directory,
-        Draft(directory.fileno(), last) as draft,
+        Draft(directory.fileno(), last, late=late) as draft,
     ):
         if status.size:
             fill(source, draft.fd, status.size)
@@ -133,14 +143,16 @@ def write_file(
 
 
 class Draft:
-    """A new file, under a name of its own until it is whole. Removed at the end unless it was kept.
+    """A new file, under a name of its own until it is whole. A context manager: at its end it is gone unless kept.
 
     Attributes:
         fd: to fill it by; closed at the end.
     """
 
-    def __init__(self, directory: int, name: bytes) -> None:
+    def __init__(self, directory: int, name: bytes, *, late: bool = False) -> None:
+        """``late``: the directory, which was complete but for it, keeps its time."""
         self._directory, self._name = directory, name
+        self._before = os.fstat(directory) if late else None
         self._own = b".ck-%s.part" % os.urandom(8).hex().encode()
         try:
             self.fd = os.open(self._own, _DRAFT, 0o600, dir_fd=directory)
@@ -164,13 +176,14 @@ class Draft:
 
     def keep(self) -> None:
         """Give it its name. A file that is a mount point, as /etc/hosts is, gets the content instead."""
+        if _is_mount_point(self._directory, self._name):
+            self._overwrite()
+            return
         try:
             os.rename(self._own, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
-            self._kept = True
         except OSError as error:
-            if error.errno != errno.EBUSY:
-                raise syscall_error(error.errno or 0, "rename", os.fsdecode(self._name), _hint(error.errno)) from None
-            self._overwrite()
+            raise syscall_error(error.errno or 0, "rename", os.fsdecode(self._name), _hint(error.errno)) from None
+        self._kept = True
 
     def _overwrite(self) -> None:
         flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -194,6 +207,20 @@ class Draft:
         if not self._kept:
             with suppress(FileNotFoundError):
                 os.unlink(self._own, dir_fd=self._directory)
+        if self._before is not None:
+            with suppress(PermissionError):  # another's directory
+                times = (self._before.st_atime_ns, self._before.st_mtime_ns)
+                os.utime(f"/proc/self/fd/{self._directory}", ns=times)
+
+
+def _is_mount_point(directory: int, name: bytes) -> bool:
+    """Whether something is mounted there. The kernel refuses to take away only what is mounted in our own namespace:
+    for others it takes the mount away as well (detach_mounts(), fs/namespace.c)."""
+    above = b"/proc/self/fd/%d" % directory
+    try:
+        return calls.mount_id(above + b"/" + name) != calls.mount_id(above + b"/.")
+    except FileNotFoundError:
+        return False
 
 
 def _hint(number: int | None) -> str | None:
@@ -203,6 +230,7 @@ def _hint(number: int | None) -> str | None:
         errno.ENOTDIR: "what is there is no directory, and a directory does not replace it",
         errno.EROFS: "it is on a file system that is read-only there",
         errno.ENOSPC: "the file system is full, or has no inodes left (df, df -i)",
+        errno.EBUSY: "something is mounted there",
         errno.EINVAL: "an owner may have no place in the container's ids",
     }.get(number or 0)
 
@@ -219,11 +247,14 @@ def pack_files(
     owner: tuple[int, int] | None = None,
     follow: bool = False,
     mounts: bool = True,
+    aside: list[bytes] | None = None,
 ) -> FileStatus:
     """Write what is at a path as an archive, in which it is called ``top``; empty: the archive has what is in it.
 
     What is mounted below it is in it too, but for views of the kernel's state; without ``mounts``, as an empty
     directory. ``owner`` is then everything's. Devices and links are what they are; sockets are left out.
+    Large files of a directory are put into ``aside``, if that is there, and not into the archive: by their paths in the
+    directory, for :func:`read_file`.
 
     Raises SyscallError.
     """
@@ -234,7 +265,7 @@ def pack_files(
     packing = Packing(tar, None, False, _ids(owner))
     if where.status.is_directory:
         with Fd(calls.open_in_root(root, where.path or b"/", _DIRECTORY)) as fd:
-            _pack_directory(fd.fileno(), packing, top, mounts)
+            _pack_directory(fd.fileno(), packing, top, mounts, aside)
     else:
         with Fd(calls.open_in_root(root, where.directory or b"/", _PATH)) as fd:
             name = os.fsdecode(where.name)
@@ -244,10 +275,17 @@ def pack_files(
     return where.status
 
 
-def _pack_directory(fd: int, packing: Packing, top: bytes, mounts: bool) -> None:
+def _pack_directory(fd: int, packing: Packing, top: bytes, mounts: bool, aside: list[bytes] | None) -> None:
     packing.add(Found(top, ".", fd, os.fstat(fd)))
     for found in walk(fd, mounts="enter" if mounts else "show"):
+        if aside is not None and _is_large(found.status):
+            aside.append(found.path)
+            continue
         packing.add(found._replace(path=top + b"/" + found.path) if top else found)
+
+
+def _is_large(status: os.stat_result) -> bool:
+    return stat.S_ISREG(status.st_mode) and status.st_size >= _LARGE and status.st_nlink == 1
 
 
 def _ids(owner: tuple[int, int] | None) -> tuple[Callable[[int], int], Callable[[int], int]]:
@@ -337,7 +375,9 @@ class _Files(Applying):
         self._keep(entry.name, fd)
 
     def _remove(self, directory: int, last: bytes, name: bytes) -> None:
-        """Only what is no directory."""
+        """Only what is no directory, and no mount point."""
+        if _is_mount_point(directory, last):
+            raise syscall_error(errno.EBUSY, "unlink", os.fsdecode(name), "something is mounted there")
         with suppress(FileNotFoundError):
             os.unlink(last, dir_fd=directory)
 

@@ -277,26 +277,26 @@ def _write_file(channel: socket.socket, request: Request, fds: list[int]) -> Any
     mode, size, mtime_ns, uid, gid = request["status"]
     status = FileStatus(mode, size, mtime_ns, uid, gid, b"")
     with _Tree(request["tree"], fds) as root:
-        write_file(root, request["path"].encode("latin-1"), fds[0], status, xattrs)
+        write_file(root, request["path"].encode("latin-1"), fds[0], status, xattrs, late=request["late"])
 
 
 def _pack_files(channel: socket.socket, request: Request, fds: list[int]) -> Any:
     from .files import pack_files
 
     owner = request["owner"]
-    # Closed before the answer: who reads it sees its end.
-    with _Tree(request["tree"], fds) as root, open(os.dup(fds[0]), "wb", buffering=PIECE) as out:
-        return _told(
-            pack_files(
-                root,
-                request["path"].encode("latin-1"),
-                out,
-                request["top"].encode("latin-1"),
-                owner=None if owner is None else (owner[0], owner[1]),
-                follow=request["follow"],
-                mounts=request["mounts"],
-            )
+    aside: list[bytes] | None = [] if request["aside"] else None
+    with _Tree(request["tree"], fds) as root, open(fds[0], "wb", buffering=PIECE, closefd=False) as out:
+        status = pack_files(
+            root,
+            request["path"].encode("latin-1"),
+            out,
+            request["top"].encode("latin-1"),
+            owner=None if owner is None else (owner[0], owner[1]),
+            follow=request["follow"],
+            mounts=request["mounts"],
+            aside=aside,
         )
+    return [_told(status), [path.decode("latin-1") for path in aside or ()]]
 
 
 def _unpack_files(channel: socket.socket, request: Request, fds: list[int]) -> Any:

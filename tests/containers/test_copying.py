@@ -7,13 +7,17 @@ import os
 import stat
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from archives import archive, entry
 from made_containers import busybox_image
+from patience import PATIENCE
 
+from containerkit import Bind, Tmpfs
 from containerkit._container_errors import ContainerNotFound
 from containerkit.containers.access import tree
 from containerkit.containers.container import Container
@@ -262,3 +266,116 @@ def test_a_removed_container_has_no_files(store: Store) -> None:
     container.remove()
     with pytest.raises(ContainerNotFound), tree(container):
         pass
+
+
+# ---- large files, and containers that run ----------------------------------------------------------------------------
+
+
+def test_large_files_of_a_tree(container: Container, here: Path) -> None:
+    content = os.urandom(1 << 20) * 6
+    (here / "tree/below/large").write_bytes(content)
+    (here / "tree/below/large").chmod(0o640)
+    os.utime(here / "tree/below", ns=(10**18, 10**18))
+    copy_in(container, here / "tree", "/new")
+    copy_in(container, f"{here}/tree/.", "/tmp")
+    for path in ("/new", "/tmp"):
+        assert stat.S_IMODE(stat_path(container, f"{path}/below/large").mode) == 0o640
+        assert stat_path(container, f"{path}/below").mtime == 10**9
+        out = here / path.strip("/")
+        copy_out(container, path, out)
+        assert (out / "below").stat().st_mtime == 10**9
+        copy_out(container, f"{path}/.", out)
+        assert (out / "below/large").read_bytes() == content
+
+
+def test_what_runs_sees_what_comes_in_and_what_it_makes_comes_out(store: Store, here: Path) -> None:
+    script = (
+        "while [ ! -f /tmp/dir/file ]; do sleep 0.02; done; cat /tmp/dir/file > /vol/out; "
+        "stat -c %u:%g /tmp/dir/file >> /vol/out; sleep 1000"
+    )
+    container = store.containers.create(
+        busybox_image(store), ["sh", "-c", script], volumes=["volume:/vol"], mounts=[Tmpfs("/tmp")]
+    )
+    container.start()
+    (here / "dir").mkdir()
+    (here / "dir/file").write_text("from outside\n")
+    copy_in(container, here / "dir", "/tmp")
+    deadline = time.monotonic() + 20 * PATIENCE
+    while time.monotonic() < deadline and not (here / "out").exists():
+        with suppress(NotFound):
+            copy_out(container, "/vol/out", here / "out")
+            if "0:0" not in (here / "out").read_text():
+                (here / "out").unlink()
+    assert (here / "out").read_text() == "from outside\n0:0\n"
+    assert (here / "out").stat().st_uid == os.geteuid()
+    container.kill()
+    copy_out(container, "/vol/out", here / "again")  # volumes are there in one that does not run, too
+    with pytest.raises(NotFound):  # and tmpfs are not
+        copy_out(container, "/tmp/dir", here / "gone")
+    container.remove()
+
+
+def test_of_the_kernels_views_the_directories_come_out(store: Store, here: Path) -> None:
+    container = store.containers.create(busybox_image(store), ["sleep", "1000"])
+    container.start()
+    copy_out(container, "/.", here / "all")
+    assert (here / "all/bin/busybox").exists()
+    assert os.listdir(here / "all/proc") == []
+    assert [path for path in (here / "all/sys").rglob("*") if not path.is_dir()] == []
+    assert not (here / "all/dev/null").exists()
+    container.remove(force=True)
+
+
+def test_a_mount_point_is_not_taken_away(store: Store, here: Path) -> None:
+    container = store.containers.create(busybox_image(store), ["sleep", "1000"])
+    container.start()
+    with pytest.raises(SyscallError):
+        copy_in(container, here / "file", "/etc/hosts")
+    with pytest.raises(SyscallError, match="mounted"):
+        put_archive(container, "/etc", archive([entry("hosts", "@elsewhere")]))
+    assert "localhost" in text(container, "/etc/hosts")
+    container.remove(force=True)
+
+
+def test_a_file_that_is_a_mount_point_gets_the_content(store: Store, here: Path) -> None:
+    (here / "bound").write_text("old and longer")
+    bind = Bind(here / "bound", "/etc/bound", read_only=False)
+    container = store.containers.create(busybox_image(store), ["sleep", "1000"], mounts=[bind])
+    for running in (False, True):
+        if running:
+            container.start()
+        copy_in(container, here / "file", "/etc/bound")
+        assert (here / "bound").read_text() == "file"
+        (here / "bound").write_text("old and longer")
+    container.remove(force=True)
+
+
+def test_a_start_waits_for_a_copy(container: Container, here: Path) -> None:
+    with tree(container) as files:
+        starting = threading.Thread(target=container.start)
+        starting.start()
+        starting.join(0.3)
+        assert starting.is_alive()
+        assert files.process.locate(files.fileno(), b"/etc/passwd").status is not None
+    starting.join()
+    assert container.status.running
+    container.remove(force=True)
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_owners_are_those_that_the_container_sees(store: Store, here: Path, caller: str, *, running: bool) -> None:
+    container = store.containers.create(busybox_image(store), ["sleep", "1000"])
+    if running:
+        container.start()
+    if caller == "root":
+        os.chown(here / "file", 1000, 1001)
+    copy_in(container, here / "file", "/tmp/roots")
+    copy_in(container, here / "file", "/tmp/kept", archive=True)
+    assert stat_path(container, "/tmp/roots")[4:6] == (0, 0)
+    assert stat_path(container, "/tmp/kept")[4:6] == ((1000, 1001) if caller == "root" else (0, 0))
+    copy_out(container, "/tmp/kept", here / "mine")
+    copy_out(container, "/tmp/kept", here / "kept", archive=True)
+    mine, kept = (here / "mine").stat(), (here / "kept").stat()
+    assert (mine.st_uid, mine.st_gid) == (os.geteuid(), os.getegid())
+    assert (kept.st_uid, kept.st_gid) == ((1000, 1001) if caller == "root" else (os.geteuid(), os.getegid()))
+    container.remove(force=True)
