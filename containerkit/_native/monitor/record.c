@@ -85,7 +85,7 @@ void log_mark(const char *text)
 
 void tell_event(const char *action, const char *name, const char *value)
 {
-    char line[512], *end = line + sizeof line - 1, id[65];
+    char line[512] = "", *end = line + sizeof line - 1, id[65];
     memcpy(id, mon.config.id, 64);
     id[64] = 0;
     char *p = put_str(line, end, "{\"time\": ");
