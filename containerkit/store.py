@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Self
 
 from ._image_errors import StoreError
@@ -152,6 +152,7 @@ class Store:
 
         Raises InvalidValue for a time without zone.
         """
+        from .containers.events import attributes_of
         from .storage.events import events
 
         return events(
@@ -165,6 +166,7 @@ class Store:
             volume=volume,
             image=image,
             label=label,
+            known=partial(attributes_of, self),
         )
 
     def disk_usage(self) -> DiskUsage:

@@ -43,8 +43,9 @@ __all__ = ["Container", "Containers", "events"]
 def events(store: Store, **options: Any) -> AsyncIterator[StoreEvent]:
     """``Store.events()`` for ``async for``: the same arguments."""
     from ..storage.events import events_async
+    from .events import attributes_of
 
-    return events_async(store.home, **options)
+    return events_async(store.home, **options, known=partial(attributes_of, store))
 
 
 class Container:

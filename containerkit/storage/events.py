@@ -12,7 +12,7 @@ import fcntl
 import json
 import os
 import time as _time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -37,6 +37,10 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LONGEST_VALUE = 256
 _CHUNK = 1 << 18
 _FIRST, _LONGEST = 0.001, 0.05  # seconds between two looks at a file in which there is nothing new
+
+
+Known = Callable[[str], dict[str, str]]
+"""What the events of a container say of it, by its id; nothing of one that is gone."""
 
 
 class StoreEvent(NamedTuple):
@@ -118,9 +122,10 @@ def events(
     volume: str | Sequence[str] = (),
     image: str | Sequence[str] = (),
     label: str | Sequence[str] = (),
+    known: Known | None = None,
 ) -> Iterator[StoreEvent]:
-    """See Store.events()."""
-    reading = _Reading(home, since, until, follow, _Wanted.of(type, action, container, volume, image, label))
+    """See Store.events(). ``known`` says what there is to know of a container that has been there before."""
+    reading = _Reading(home, since, until, follow, _Wanted.of(type, action, container, volume, image, label), known)
     return _now(reading) if not follow else _follow(reading)
 
 
@@ -136,10 +141,11 @@ def events_async(
     volume: str | Sequence[str] = (),
     image: str | Sequence[str] = (),
     label: str | Sequence[str] = (),
+    known: Known | None = None,
 ) -> AsyncIterator[StoreEvent]:
     """:func:`events` for asyncio."""
     wanted = _Wanted.of(type, action, container, volume, image, label)
-    return _follow_async(_Reading(home, since, until, follow, wanted))
+    return _follow_async(_Reading(home, since, until, follow, wanted, known))
 
 
 def _now(reading: _Reading) -> Iterator[StoreEvent]:
@@ -210,9 +216,18 @@ def _is_about(event: StoreEvent, kind: str, text: str) -> bool:
 class _Reading:
     """A place in the log. Opened at once, so that nothing is missed that is done after events() was called."""
 
-    def __init__(self, home: Home, since: Moment | None, until: Moment | None, follow: bool, wanted: _Wanted) -> None:
+    def __init__(
+        self,
+        home: Home,
+        since: Moment | None,
+        until: Moment | None,
+        follow: bool,
+        wanted: _Wanted,
+        known: Known | None = None,
+    ) -> None:
         self._since, self._until = nanoseconds(since, "since"), nanoseconds(until, "until")
         self._home, self.follow, self._wanted = home, follow, wanted
+        self._known, self._attributes = known, dict[str, dict[str, str]]()
         self._file: Fd | None = None
         self._rest = b""
         self._last = 0
@@ -228,13 +243,29 @@ class _Reading:
         """Some of what is new; nothing when there is nothing new."""
         while data := self._read():
             *lines, self._rest = (self._rest + data).split(b"\n")
-            found = [event for line in lines if (event := _parse(line)) is not None]
+            found = [self._with_name(event) for line in lines if (event := _parse(line)) is not None]
             if found:
                 self._last = found[-1].time_ns
             asked = [event for event in found if self._is_asked_for(event)]
             if asked:
                 return asked
         return []
+
+    def _with_name(self, event: StoreEvent) -> StoreEvent:
+        """A monitor, which tells of starts and ends, knows an id and nothing else: the name may change meanwhile."""
+        if event.type != "container":
+            return event
+        if event.action in ("create", "rename"):
+            said = {**self._attributes.get(event.id, {}), **event.attributes}
+            said.pop("oldName", None)
+            self._attributes[event.id] = said
+            return event
+        if event.id not in self._attributes:
+            self._attributes[event.id] = self._known(event.id) if self._known is not None else {}
+        attributes = {**self._attributes[event.id], **event.attributes}
+        if event.action == "destroy":
+            del self._attributes[event.id]
+        return event._replace(attributes=attributes)
 
     def _is_asked_for(self, event: StoreEvent) -> bool:
         if (self._since is not None and event.time_ns < self._since) or (

@@ -58,6 +58,27 @@ def test_what_is_done_to_a_container_is_told(store: Store) -> None:
     json.dumps(created.to_json())
 
 
+def test_events_that_have_only_an_id_get_the_name_that_it_had(store: Store) -> None:
+    image = busybox_image(store)
+    made = store.containers.create(image, ["true"], name="one", labels={"app": "web"})
+    made.start()
+    made.wait()
+    made.rename("two")
+    latest = store.events(follow=True, container="two", action=["start", "die"])
+    made.start()
+    made.wait()
+    assert [next(latest).action, next(latest).action] == ["start", "die"]
+    latest.close()  # type: ignore[attr-defined]
+    made.remove()
+    events = [event for event in store.events() if event.action in ("start", "die")]
+    assert [(event.action, event.attributes["name"]) for event in events] == [
+        ("start", "one"), ("die", "one"), ("start", "two"), ("die", "two"),
+    ]  # fmt: skip
+    assert {event.attributes["app"] for event in events} == {"web"}
+    assert list(store.events(container="one", action="die")) == events[1:2]
+    assert list(store.events(label="app=web", action="start")) == events[::2]
+
+
 def test_what_is_done_to_images_is_told(store: Store) -> None:
     image = busybox_image(store)
     store.images.tag(image, "other:1")
