@@ -305,3 +305,20 @@ def test_a_container_that_cannot_be_made_leaves_no_volume(store: Store, image: I
     with pytest.raises(ck.InvalidValue):
         store.containers.create(image, volumes=["/etc:/x"])
     assert store.volumes.list() == []
+
+
+@pytest.mark.slow
+def test_200_that_run_are_listed_quickly(store: Store, image: Image) -> None:
+    made = [store.containers.create(image, ["sleep", "600"]) for _ in range(200)]
+    try:
+        for one in made:
+            one.start()
+        times = []
+        for _ in range(5):
+            before = time.perf_counter()
+            assert store.containers.list() == made[::-1]
+            times.append(time.perf_counter() - before)
+        assert min(times) < 0.02
+    finally:
+        for one in made:
+            one.remove(force=True)
