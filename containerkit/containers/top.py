@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,6 +19,7 @@ from ..kernel import nsfs, procfs
 from ..kernel.fd import Fd
 
 if TYPE_CHECKING:
+    from ..cgroup.directory import Directory
     from .container import Container
 
 __all__ = ["Top", "TopProcess", "processes", "top"]
@@ -76,22 +77,45 @@ def top(container: Container) -> Top:
     from .running import running
 
     with running(container) as found:
-        return Top(TITLES, tuple(processes(found.first, found.namespace("pid"))))
+        return Top(TITLES, tuple(processes(found.first, found.namespace("pid"), _of_group(container))))
 
 
-def processes(first: int, namespace: int | None) -> list[TopProcess]:
-    """Those of the pid namespace whose PID 1 is ``first``, and whose inode number is ``namespace`` if it is known."""
+def _of_group(container: Container) -> list[int] | None:
+    """All that are in its control group: on a busy machine much fewer to look at. None without one."""
+    from .life import group
+
+    found = group(container)
+    if found is None:
+        return None
+    with found:
+        return _in_and_below(found.directory("cgroup"))
+
+
+def _in_and_below(directory: Directory) -> list[int]:
+    from ..cgroup import members
+
+    pids = members.pids(directory)
+    for child in members.children(directory):
+        with child, suppress(OSError):  # somebody inside may remove it meanwhile
+            pids += _in_and_below(child)
+    return pids
+
+
+def processes(first: int, namespace: int | None, among: Iterable[int] | None = None) -> list[TopProcess]:
+    """Those of the pid namespace whose PID 1 is ``first``, and whose inode number is ``namespace`` if it is known.
+
+    ``among`` are the ids of which they may be some; by default all of the machine's.
+    """
     maps, clock = _id_map(first), _Clock()
     found = []
-    for pid in _members(first, namespace):
+    for pid in _members(first, namespace, dict(_parents(_all() if among is None else among))):
         with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             found.append(_look(pid, maps, clock))
     return sorted(found, key=lambda one: one.pid)
 
 
-def _members(first: int, namespace: int | None) -> Iterator[int]:
+def _members(first: int, namespace: int | None, parents: Mapping[int, int]) -> Iterator[int]:
     """A child that comes after its parent was looked at is missed, as by every such list."""
-    parents = dict(_parents())
     within = _Within(namespace)
     known: dict[int, bool] = {first: True}
     for pid in parents:
@@ -108,11 +132,14 @@ def _members(first: int, namespace: int | None) -> Iterator[int]:
     yield from (pid for pid, belongs in known.items() if belongs and pid in parents)
 
 
-def _parents() -> Iterator[tuple[int, int]]:
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            with suppress(FileNotFoundError, ProcessLookupError):
-                yield int(name), int(_stat(procfs.read(f"/proc/{name}/stat"))[1][1])
+def _all() -> Iterator[int]:
+    return (int(name) for name in os.listdir("/proc") if name.isdecimal())
+
+
+def _parents(pids: Iterable[int]) -> Iterator[tuple[int, int]]:
+    for pid in pids:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            yield pid, int(_stat(procfs.read(f"/proc/{pid}/stat"))[1][1])
 
 
 class _Within:
