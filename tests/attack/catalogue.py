@@ -48,6 +48,8 @@ SECCOMP = "tests/security/test_seccomp_loaded.py"
 POLICY = "tests/security/test_seccomp.py"
 TREE = "tests/kernel/test_tree.py"
 FAULTS = "tests/faults/test_faults.py"
+EXECS = "tests/containers/test_execs.py"
+CONTAINERS_MADE = "tests/containers/test_containers.py"
 SOURCES = "tests/volumes/test_bind_sources.py"
 MOUNTED_IN = "tests/volumes/test_volume_mounted_in.py"
 UNFILTERED = f"{SECCOMP}::test_without_the_filter_those_calls_are_answered_by_the_kernel"
@@ -112,6 +114,7 @@ ROWS = (
         control="fds::test_the_naive_twin_inherits_them_all"),
     row("B02!", "a joiner is looked into from inside", "CVE-2016-9962 CVE-2016-8649", "contain",
         "sandbox::test_nobody_inside_can_look_into_a_joiner_on_its_way",
+        f"{EXECS}::test_nobody_inside_can_look_into_one_that_joins",
         "helper_program::test_the_program_cannot_look_into_pid_1",
         control="sandbox::test_the_watcher_finds_a_process_that_may_be_looked_into"),
     row("B03!", "the runtime's own program is overwritten", "CVE-2019-5736 CVE-2019-8308", "contain",
@@ -300,8 +303,14 @@ ROWS = (
         f"{SOURCES}::test_a_bind_mount_of_etc_elsewhere_is_recognised",
         control=f"{SOURCES}::test_a_directory_of_the_callers_is_shown"),
     row("I04!", "a damaged record", "", waits=STORE),
-    row("I05!", "a name used as a path", "CVE-2014-9358", waits=CONTAINERS),
-    row("I06!", "two at once with one name", "", waits=CONTAINERS),
+    row("I05!", "a name used as a path", "CVE-2014-9358", "refuse",
+        "tests/volumes/test_volume_mounts.py::test_a_volume_cannot_have_a_name_that_leads_elsewhere",
+        "tests/volumes/test_volumes.py::test_a_name_that_leads_elsewhere_is_refused",
+        f"{CONTAINERS_MADE}::test_names_are_checked_and_taken_once",
+        control="tests/volumes/test_volumes.py::test_a_volume_is_made_found_and_removed"),
+    row("I06!", "two at once with one name", "", "refuse",
+        f"{CONTAINERS_MADE}::test_of_many_that_want_a_name_one_gets_it",
+        control=f"{CONTAINERS_MADE}::test_names_are_checked_and_taken_once"),
     row("I07!", "a number of a process that has a new owner", "", "refuse",
         "tests/kernel/test_nsfs.py::test_a_successor_of_the_pid_is_not_taken_for_the_process"),
     row("I08", "a clock that is set", "", "survive"),
