@@ -111,7 +111,7 @@ def keys(typed: type) -> set[str]:
         (options.JoinOptions, keywords(ck.Sandbox._join, "tty")),
         (
             options.LaunchOptions,
-            keywords(Launch.__init__, "bounds", "hold", "host_root", "join", "over", "over_root", "witness"),
+            keywords(Launch.__init__, "bounds", "hold", "host_root", "join", "offer", "over", "over_root", "witness"),
         ),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from .._container_errors import MonitorLost, WrongState
 from ..errors import ClosedHandle, TimeoutExpired
+from ..kernel.fd import Fd
 from .log_files import MARK, STDERR, LogFiles
 from .logs import open_log
 from .running import not_running
+from .state import EXITED, RESTARTING, Record, read_record
 from .terminal import DetachKeys, RawTerminal, SignalPipe, is_terminal, parse_keys, size_of
 from .wakeups import Wakeups
 
 if TYPE_CHECKING:
     from .container import Container
-    from .state import Status
 
 __all__ = ["DETACH_KEYS", "Attached", "Output", "attach"]
 
@@ -37,6 +38,7 @@ _PIECE = 16 << 10  # bytes of one message
 _TYPED_AHEAD = 64 << 10  # bytes that wait for the monitor before no more are read
 _MARK = b"ended"  # what the monitor writes into the log
 _PATIENCE = 1.0  # seconds between two looks if a wakeup went missing
+_KILLED = 137  # with its monitor
 _ENDED = ("exited", "dead", "restarting", "created")
 _PROXIED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -68,6 +70,7 @@ class Attached:
         self._container = container
         self._said: deque[Output] = deque()
         self._over = False
+        self._code: int | None = None
         self._files: LogFiles | None = None
         self._monitor: Any = None
         self._stack = ExitStack()
@@ -78,8 +81,10 @@ class Attached:
             raise
 
     def _open(self, logs: bool, start: bool) -> None:
-        directory = self._stack.enter_context(open_log(self._container))
-        files = self._files = self._stack.enter_context(LogFiles(directory.fileno()))
+        # Of our own: the container's object closes its descriptor when it removes the container.
+        self._directory = self._stack.enter_context(Fd.opening(os.dup, self._container.directory.fileno()))
+        log = self._stack.enter_context(open_log(self._container))
+        files = self._files = self._stack.enter_context(LogFiles(log.fileno()))
         end = files.end()
         if start:
             self._container.start()
@@ -87,7 +92,8 @@ class Attached:
         status = self._container.status
         if not start and (not self._woken.open or status.status in _ENDED):
             raise not_running(self._container, status.status)
-        self._lives, self._since = status.restarts, status.started or 0.0
+        record = self._record()
+        self._life = (record.restarts, record.started_ns) if record is not None else (0, 0)
         if not logs:
             files.seek(*(end if start else files.end()))
 
@@ -135,18 +141,23 @@ class Attached:
         for time_ns, stream, data in frames:
             if stream != MARK:
                 self._said.append(Output("stderr" if stream == STDERR else "stdout", data))
-            elif data == _MARK and time_ns >= self._since * 1e9:
+            elif data == _MARK and time_ns >= self._life[1]:
                 self._over = True
                 return  # what follows is of its next life
         self._over = ended and not frames
 
     def _has_ended(self) -> bool:
-        return not self._woken.open or self._is_another(self._container.status)
+        return not self._woken.open or self._tells_the_end(self._record())
 
-    def _is_another(self, status: Status) -> bool:
+    def _record(self) -> Record | None:
+        """What the monitor has written last; None when the container was removed."""
+        return read_record(self._directory.fileno())
+
+    def _tells_the_end(self, record: Record | None) -> bool:
         """Whether it says that the life has ended that we are attached to."""
-        same = status.status not in _ENDED and status.restarts == self._lives and (status.started or 0.0) == self._since
-        return not same
+        if record is None or record.status in (RESTARTING, EXITED):
+            return True
+        return (record.restarts, record.started_ns) != self._life
 
     @property
     def ended(self) -> bool:
@@ -156,13 +167,17 @@ class Attached:
     @property
     def exit_code(self) -> int | None:
         """How it ended, 128 and the number of the signal that ended it; None while it runs, or when nobody knows."""
-        if not self.ended:
-            return None
+        if self.ended and self._code is None and self._files is not None:
+            self._code = self._ask_how()
+        return self._code
+
+    def _ask_how(self) -> int | None:
         # The log says that it has ended a moment before the record says how.
-        while not self._is_another(status := self._container.status) and self._woken.open:
+        while not self._tells_the_end(record := self._record()) and self._woken.open:
             self._woken.wait(_PATIENCE)
-        code: int | None = status.exit_code
-        return code
+        if record is None:
+            return None
+        return record.exit_code if self._tells_the_end(record) else _KILLED
 
     def __iter__(self) -> Iterator[Output]:
         while (said := self.read()) is not None:
@@ -200,7 +215,7 @@ class Attached:
             with suppress(ConnectionError, MonitorLost, WrongState):
                 from .control import Control
 
-                with Control(self._container.directory.fileno()) as monitor:
+                with Control(self._directory.fileno()) as monitor:
                     getattr(monitor, what)(*values)
 
     def _tell(self, what: str, *values: Any) -> None:
@@ -216,7 +231,9 @@ class Attached:
     # ---- this object -------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Leave the container as it is. Idempotent."""
+        """Leave the container as it is. Idempotent; how it ended can be asked afterwards, too."""
+        if self.ended:
+            self._code = self.exit_code
         self._files = None
         self._stack.close()
 
@@ -272,7 +289,7 @@ def attach(
         session.run()
         code = attached.exit_code
     if session.dies_by:
-        os.kill(os.getpid(), session.dies_by)
+        signal.raise_signal(session.dies_by)
     return None if session.left else code
 
 
@@ -368,7 +385,7 @@ class _Session:
         """By somebody else: the terminal's own key for it goes to the container."""
         if self._raw is not None:
             self._raw.restore()
-        self._pipe.paused(signal.SIGTSTP, lambda: os.kill(os.getpid(), signal.SIGTSTP))
+        self._pipe.paused(signal.SIGTSTP, lambda: signal.raise_signal(signal.SIGTSTP))
         self._go_on()
 
     def _go_on(self) -> None:

@@ -66,7 +66,7 @@ def _create(store: Store, image: Image, spec: ContainerSpec, row: Row) -> Contai
             for name, mode in _DIRECTORIES:
                 os.mkdir(row.id + name, mode, dir_fd=containers)
             # The container's own "/", whatever the umask is.
-            os.chmod(f"{row.id}/rw/upper", 0o755, dir_fd=containers)  # noqa: S103
+            _open_to_all(containers, f"{row.id}/rw/upper")
         except BaseException:
             store.trash.take(containers, row.id)
             raise
@@ -79,6 +79,14 @@ def _use(store: Store, rows: Connection, container: str, spec: ContainerSpec) ->
     from ..volumes.container_mounts import use
 
     use(store, rows, container, spec.mounts)
+
+
+def _open_to_all(directory: int, name: str) -> None:
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        os.fchmod(fd, 0o755)
+    finally:
+        os.close(fd)
 
 
 def _insert(store: Store, rows: Connection, row: Row) -> None:

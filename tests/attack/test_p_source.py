@@ -27,8 +27,9 @@ CALLS = {
 }
 # Dates for people to read, and the age of what other programs have left, which only the calendar's clock can tell.
 DATED = {
-    "images/config_changes.py", "images/images.py", "storage/blobs.py", "storage/layers.py", "storage/leases.py",
-    "storage/sweep.py",
+    "containers/creating.py", "containers/stats.py", "containers/top.py", "images/config_changes.py",
+    "images/images.py", "storage/blobs.py", "storage/layers.py", "storage/leases.py",
+    "storage/sweep.py", "volumes/row.py",
 }  # fmt: skip
 IMPORTS = {"E02": {"tarfile", "zipfile"}, "P19": {"pickle", "marshal", "yaml"}}
 
