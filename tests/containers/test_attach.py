@@ -23,7 +23,7 @@ from containerkit._container_errors import WrongState
 from containerkit.containers.attach import Attached, Output, attach
 from containerkit.containers.log_files import HEADER, MARK, STDERR, STDOUT
 from containerkit.containers.logs import logs_of
-from containerkit.containers.state import Status
+from containerkit.containers.state import _MAGIC, _RECORD, Status
 from containerkit.errors import InvalidValue, TimeoutExpired
 from containerkit.kernel.fd import Fd
 
@@ -41,7 +41,7 @@ class Monitor:
         self.path, self.number = path, 0
         self.spec = SimpleNamespace(tty=tty, stdin_open=stdin_open)
         self.directory = Fd(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-        self.status = Status("running", pid=1, started=1.0)
+        self.live("running")
         self.told: list[tuple[int, Any]] = []
         self.heard = threading.Condition()
         self.clients: list[socket.socket] = []
@@ -93,10 +93,18 @@ class Monitor:
             with suppress(OSError):
                 client.send(b"w", socket.MSG_DONTWAIT)
 
+    def live(self, word: str, *, code: int = 0, restarts: int = 0, started: int = 1) -> None:
+        """Write down how it is, as the monitor does."""
+        self.status = Status(word)
+        number = {"running": 2, "restarting": 3, "exited": 4, "dead": 2}[word]
+        times = (started * 10**9, 3 * 10**9)
+        record = _RECORD.pack(1, _MAGIC, number, 0, 1, 1, 1, code << 8, 0, restarts, *[0] * 6, *times, *[0] * 9, 1)
+        (self.path / "state").write_bytes(record)
+
     def end(self, code: int = 0, *, mark: bool = True) -> None:
         if mark:
             self.say(b"ended", MARK)
-        self.status = Status("exited", exit_code=code, started=1.0, finished=3.0)
+        self.live("exited", code=code)
         self.wake()
         self.hang_up()
 
@@ -182,7 +190,7 @@ def test_what_comes_after_a_restart_is_not_this_lifes(monitor: Any) -> None:
         monitor.say(b"this\n")
         monitor.say(b"ended", MARK)
         monitor.say(b"next\n")
-        monitor.status = Status("running", pid=2, started=3.0, restarts=1, exit_code=1)
+        monitor.live("running", started=3, restarts=1, code=1)
         monitor.wake()
         assert [said.data for said in attached] == [b"this\n"]
         assert attached.exit_code == 1
@@ -191,14 +199,14 @@ def test_what_comes_after_a_restart_is_not_this_lifes(monitor: Any) -> None:
 def test_a_monitor_that_is_killed_ends_it(monitor: Any) -> None:
     with Attached(monitor) as attached:
         monitor.say(b"half a wo")
-        monitor.status = Status("dead", started=1.0)
+        monitor.live("dead")
         monitor.hang_up()
         assert [said.data for said in attached] == [b"half a wo"]
-        assert attached.exit_code is None
+        assert attached.exit_code == 137
 
 
 def test_one_that_does_not_run_is_refused(monitor: Any) -> None:
-    monitor.status = Status("exited", exit_code=0, started=1.0)
+    monitor.live("exited")
     with pytest.raises(WrongState, match="fake does not run, it is exited"):
         Attached(monitor)
     monitor.hang_up()

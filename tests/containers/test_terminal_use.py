@@ -294,3 +294,19 @@ def test_what_was_written_is_not_lost_when_the_writer_leaves(deaf: Container) ->
         attached.close_stdin()
     deaf.kill("USR1")
     assert deaf.wait(20) == 5  # it has come to the end of its input
+
+
+def test_one_that_is_removed_meanwhile_has_ended(deaf: Container) -> None:
+    with Attached(deaf) as attached:
+        deaf.remove(force=True)
+        assert attached.read(20) is None
+        assert attached.exit_code in (137, None)
+
+
+def test_restarts_by_the_policy_end_what_is_attached_and_not_what_is_followed(store: Store) -> None:
+    container = store.containers.create(busybox_image(store), ["sh", "-c", "echo life; exit 1"], restart="on-failure:2")
+    with container.attached(start=True) as attached:
+        assert [said.data for said in attached] == [b"life\n"]
+    assert attached.exit_code == 1
+    assert [line.text for line in container.logs(follow=True)] == ["life"] * 3
+    container.close()
