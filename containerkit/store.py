@@ -171,18 +171,23 @@ class Store:
 
     def disk_usage(self) -> DiskUsage:
         """What takes how much room, and how much of it could be had back."""
+        from .containers.usage import written
         from .images.usage import disk_usage
 
-        return disk_usage(self)
+        containers, volumes = written(self)
+        return disk_usage(self)._replace(containers=containers, volumes=volumes)
 
     def fsck(self, *, repair: bool = True, deep: bool = False) -> Report:
         """Look for what a crash, or somebody's hand, has left; repair it unless told otherwise.
 
         ``deep`` reads every blob and compares its digest. See :mod:`containerkit.images.fsck`.
         """
+        from .containers.recover import check
         from .images.fsck import fsck
 
-        return fsck(self, repair=repair, deep=deep)
+        lost = tuple(check(self, repair=repair))  # first: it sweeps what these leave
+        report = fsck(self, repair=repair, deep=deep)
+        return report._replace(problems=(*report.problems, *lost))
 
     def close(self) -> None:
         """Close the database and the descriptors, after a deletion under way. Idempotent."""

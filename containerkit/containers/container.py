@@ -155,11 +155,11 @@ class Container:
         self.__dict__.pop("spec", None)
         return self
 
-    def inspect(self) -> dict[str, Any]:
-        """All of it as ``docker container inspect`` says it."""
+    def inspect(self, *, size: bool = False) -> dict[str, Any]:
+        """All of it as ``docker container inspect`` says it; ``size`` is its ``--size``, which looks at all files."""
         from .inspect import inspect
 
-        return inspect(self)
+        return inspect(self, size=size)
 
     # ---- its life ----------------------------------------------------------------------------------------------------
 

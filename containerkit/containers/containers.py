@@ -338,12 +338,22 @@ class Containers:
 
         before = until if until is None or isinstance(until, (int, float)) else until.timestamp()
         wanted = filters.Filter(before=before, labels=(label,) if isinstance(label, str) else tuple(label))
-        removed = []
+        removed, size = [], 0
         for container in self._rows(wanted, True):
             with suppress(WrongState, ContainerNotFound):  # it runs, or somebody else was quicker
+                taken = 0 if container.status.running else _size(container)
                 remove(container, volumes=volumes)
                 removed.append(container.id)
-        return Pruned(tuple(removed))
+                size += taken
+        return Pruned(tuple(removed), size)
+
+
+def _size(container: Container) -> int:
+    """Of what it has written; 0 when that cannot be told, which is no reason to keep it."""
+    try:
+        return container.size().rw
+    except (ContainerkitError, OSError):
+        return 0
 
 
 def _by_name(rows: Connection, text: str) -> Row | None:

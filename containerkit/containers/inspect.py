@@ -33,12 +33,13 @@ _NANOSECONDS = 10**9
 _SHARES = 1024 / 100  # of a weight of cgroup v2, as our control groups count them
 
 
-def inspect(container: Container) -> dict[str, Any]:
+def inspect(container: Container, *, size: bool = False) -> dict[str, Any]:
     """See Container.inspect(). Raises ContainerNotFound."""
     row = container.reload().row()
     spec, status = container.spec, status_of(container, row)
     config = _config_of(container)
     path = f"{container.home.path}/containers/{container.id}"
+    sizes = {"SizeRw": (taken := container.size()).rw, "SizeRootFs": taken.root} if size else {}
     return {
         "Id": container.id,
         "Created": _time(container.created),
@@ -59,6 +60,7 @@ def inspect(container: Container) -> dict[str, Any]:
         "AppArmorProfile": spec.security.apparmor or "",
         "ExecIDs": None,
         "HostConfig": _host_config(spec),
+        **sizes,
         "GraphDriver": {"Name": "overlay", "Data": {"UpperDir": f"{path}/rw/upper", "WorkDir": f"{path}/rw/work"}},
         "Mounts": [_mount(container, mount) for mount in spec.mounts],
         "Config": _config(container, spec, config),

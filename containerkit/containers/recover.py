@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import stat
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from .._container_errors import ContainerNotFound
 from ..errors import ContainerkitError
+from ..images.fsck import Problem
 from . import removal
 from .container import SELECT, Container, Row
 
 if TYPE_CHECKING:
     from ..store import Store
 
-__all__ = ["recover"]
+__all__ = ["check", "recover"]
+
+_PARTS = ("rw", "rw/upper", "rw/work", "log")
 
 
 def recover(store: Store) -> int:
@@ -36,3 +43,28 @@ def _recover(container: Container, row: Row) -> bool:
             removal.remove(container, volumes=True)
             return True
     return False
+
+
+def check(store: Store, *, repair: bool) -> Iterator[Problem]:
+    """Containers whose files are gone, which nobody can start: of ``Store.fsck()``."""
+    for container in store.containers.list(all=True):
+        try:
+            directory = container.directory.fileno()
+            missing = [part for part in _PARTS if not _is_there(directory, part)]
+        except ContainerNotFound:
+            missing = [""]
+        if not missing or container.id not in store.containers:  # it may have been removed meanwhile
+            continue
+        repaired = None
+        if repair:
+            container.remove(force=True)
+            repaired = "removed"
+        lost = ", ".join(missing) if missing != [""] else "all of it"
+        yield Problem("container", container.known_name, f"files of it are missing: {lost}", repaired)
+
+
+def _is_there(directory: int, part: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(part, dir_fd=directory, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False

@@ -37,7 +37,7 @@ _TREE = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class Problem(NamedTuple):
     """One damaged thing; ``repair`` says what was done about it, or None."""
 
-    kind: Literal["database", "blob", "layer", "image", "trash"]
+    kind: Literal["database", "blob", "layer", "image", "container", "trash"]
     what: str
     damage: str
     repair: str | None = None

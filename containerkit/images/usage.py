@@ -31,14 +31,17 @@ class ImageUsage(NamedTuple):
 
 
 class DiskUsage(NamedTuple):
-    """Bytes: of unpacked layers, each once; of blobs, as they were received; of partial downloads. ``reclaimable`` are
-    those of ``prune(all=True)`` and ``collect(partial=True)`` together."""
+    """Bytes: of unpacked layers, each once; of blobs, as they were received; of partial downloads; of what containers
+    have written; of volumes. ``reclaimable`` are those of ``images.prune(all=True)`` and ``collect(partial=True)``
+    together."""
 
     images: tuple[ImageUsage, ...]
     layers: int
     blobs: int
     partial: int
     reclaimable: int
+    containers: int = 0
+    volumes: int = 0
 
 
 def disk_usage(store: Store) -> DiskUsage:

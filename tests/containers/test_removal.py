@@ -128,3 +128,31 @@ def test_a_forgotten_container_keeps_no_descriptor(store: Store, image: Image) -
     fd = look(store.containers.create(image))
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
+
+
+def test_what_was_written_is_counted(store: Store, image: Image) -> None:
+    ran = store.containers.run(image, ["sh", "-c", "seq 100000 > /file; seq 1000 > /data/file"], volumes=["/data"])
+    assert ran.ok, ran.stderr
+    usage = store.disk_usage()
+    assert usage.containers > 500_000
+    assert 3_000 < usage.volumes < 100_000
+    said = ran.container.inspect(size=True)
+    assert said["SizeRw"] == usage.containers
+    assert said["SizeRootFs"] > said["SizeRw"]
+    assert store.containers.prune(volumes=True).size == usage.containers
+    assert store.disk_usage()[-2:] == (0, 0)
+
+
+def test_a_container_without_its_files_is_found_and_removed(store: Store, image: Image) -> None:
+    whole, lost, torn = (store.containers.create(image, name=name) for name in ("whole", "lost", "torn"))
+    assert store.fsck().clean
+    store.trash.take(store.home.directory("containers"), lost.id)
+    os.rmdir(Path(store.path) / "containers" / torn.id / "rw/work")
+    found = store.fsck(repair=False).problems
+    assert {(problem.kind, problem.what, problem.repair) for problem in found} == {
+        ("container", "lost", None),
+        ("container", "torn", None),
+    }
+    assert {problem.repair for problem in store.fsck().problems} == {"removed"}
+    assert store.fsck().clean
+    assert store.containers.list(all=True) == [whole]
