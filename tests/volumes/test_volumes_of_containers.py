@@ -83,3 +83,16 @@ def test_files_of_etc_and_binds_and_subpaths_are_there(store: Store, image: Imag
     text = said(store, "[ $(hostname) = $(cat /etc/hostname) ] && echo same; touch /host/x; ls /deep", *volumes)
     assert text == "same\nb\n"
     assert os.listdir(tmp_path / "host") == ["x"]
+
+
+def test_mounts_are_the_same_for_the_program_that_starts_the_container(store: Store, image: Image) -> None:
+    volumes = (
+        Bind("/etc", "/host", trusted=True, read_only=True),
+        Bind(f"{store.path}-new", "/new", create="dir"),
+        VolumeMount("deep", "/deep", subpath="a/b", nocopy=True, read_only=True),
+        "/scratch",
+    )
+    made = store.containers.create("test:1", ["ls", "/host/passwd"], name="one", volumes=volumes)
+    with Store(store.path) as other:
+        assert other.containers.get("one").spec.mounts == made.spec.mounts
+    assert {type(mount) for mount in made.spec.mounts} == {Bind, VolumeMount}
