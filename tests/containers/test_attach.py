@@ -99,7 +99,9 @@ class Monitor:
         number = {"running": 2, "restarting": 3, "exited": 4, "dead": 2}[word]
         times = (started * 10**9, 3 * 10**9)
         record = _RECORD.pack(1, _MAGIC, number, 0, 1, 1, 1, code << 8, 0, restarts, *[0] * 6, *times, *[0] * 9, 1)
-        (self.path / "state").write_bytes(record)
+        fd = os.open(self.path / "state", os.O_WRONLY | os.O_CREAT)
+        os.pwrite(fd, record, 0)  # never empty, not even for a moment
+        os.close(fd)
 
     def end(self, code: int = 0, *, mark: bool = True) -> None:
         if mark:
