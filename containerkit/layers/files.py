@@ -11,10 +11,12 @@ is there keeps its attributes; and neither does a file replace a directory, nor 
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import stat
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import InvalidLayer, SyscallError, syscall_error
@@ -153,7 +155,7 @@ class Draft:
         """``late``: the directory, which was complete but for it, keeps its time."""
         self._directory, self._name = directory, name
         self._before = os.fstat(directory) if late else None
-        self._own = b".ck-%s.part" % os.urandom(8).hex().encode()
+        self._own = b".ck-%s-%d.part" % (_mark(os.getpid()), next(_numbers))
         try:
             self.fd = os.open(self._own, _DRAFT, 0o600, dir_fd=directory)
         except OSError as error:
@@ -213,11 +215,21 @@ class Draft:
                 os.utime(f"/proc/self/fd/{self._directory}", ns=times)
 
 
+_numbers = itertools.count()
+
+
+@cache
+def _mark(pid: int) -> bytes:
+    """Two programs, in whatever pid namespaces, never take one name for their drafts."""
+    return os.urandom(8).hex().encode()
+
+
 def _is_mount_point(directory: int, name: bytes) -> bool:
     """Whether something is mounted there. The kernel refuses to take away only what is mounted in our own namespace:
     for others it takes the mount away as well (detach_mounts(), fs/namespace.c)."""
     above = b"/proc/self/fd/%d" % directory
     try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)  # mostly there is nothing, and this says it sooner
         return calls.mount_id(above + b"/" + name) != calls.mount_id(above + b"/.")
     except FileNotFoundError:
         return False
