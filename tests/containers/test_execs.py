@@ -352,3 +352,32 @@ def test_the_watcher_finds_one_that_may_be_looked_into(with_python: Container) -
     _, opened = watched(with_python, 1, [PYTHON, "-I", "-S", "-c", DISGUISE])
     assert "'maps'" in opened
     assert "'exe'" in opened
+
+
+# ---- mounts ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_may_be_written_is_what_the_container_may_write(start: Make, tmp_path: Path) -> None:
+    (tmp_path / "shown").mkdir()
+    (tmp_path / "shown/file").write_text("of the host")
+    container = start(
+        volumes=["data:/data", "kept:/kept:ro"],
+        mounts=[ck.Bind(tmp_path / "shown", "/shown", read_only=True), ck.Tmpfs("/run")],
+    )
+    said(container, "echo x > /data/x; echo x > /run/x; echo x > /x; echo x > /dev/shm/x; echo x > /dev/null")
+    for path in ("/kept/x", "/shown/x", "/shown/file", "/proc/sys/kernel/hostname", "/sys/x"):
+        assert not container.run(["sh", "-c", f"echo x > {path}"]).ok, path
+    assert said(container, "cat /shown/file") == "of the host"
+    assert (tmp_path / "shown/file").read_text() == "of the host"
+
+
+def test_the_network_of_the_host_is_its_network_too(start: Make) -> None:
+    container = start(network="host")
+    with container.exec(["sleep", "85"]) as process:
+        assert os.readlink(f"/proc/{process.pid}/ns/net") == os.readlink("/proc/self/ns/net")
+
+
+@pytest.mark.parametrize("security", ["strict", "service", "compat"])
+def test_every_preset_lets_programs_join(start: Make, security: str) -> None:
+    container = start(security=getattr(ck.Security, security)())
+    assert said(container, "echo joined") == "joined\n"
