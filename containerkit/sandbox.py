@@ -220,13 +220,17 @@ def _run(
     capture_output: bool,
     check: bool,
     start_timeout: float,
+    begun: Callable[[Process], object] | None = None,
 ) -> Completed[Any]:
+    """``begun`` is told of the process, for another thread to kill it."""
     begin = time.monotonic()
     out = PIPE if capture_output else None
     process = Process._from_launch(
         launch, stdin=stdin if input is None else PIPE, stdout=out, stderr=out, start_timeout=start_timeout
     )
     try:
+        if begun is not None:
+            begun(process)
         conversation = Conversation(process, limits, timeout, grace, input, begin)
         completed = conversation.completed(conversation.finish(), text)
     finally:

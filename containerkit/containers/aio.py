@@ -137,8 +137,20 @@ class Container:
         return await asyncio.to_thread(partial(self.container.attached, logs=logs, start=start))
 
     async def run(self, args: Sequence[str], **options: Any) -> Completed[Any]:
-        """Container.run(). Cancelling it leaves the program to its timeout, or to the end of the container."""
-        return await asyncio.to_thread(partial(self.container.run, args, **options))
+        """Container.run(). Cancelling it kills the program."""
+        from .execs import Stopper, run_in
+
+        stopper = Stopper()
+        running = asyncio.ensure_future(
+            asyncio.to_thread(partial(run_in, self.container, args, stopper=stopper, **options))
+        )
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            stopper.stop()
+            await asyncio.wait([running])
+            running.exception()  # nobody asks for it any more
+            raise
 
     async def top(self) -> Top:
         """Container.top()."""

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from .. import sandbox, spawn
 from .._container_errors import MonitorLost, WrongState
 from ..bind import Bind
-from ..errors import InvalidValue
+from ..errors import ClosedHandle, InvalidValue
 from ..kernel.fd import Fd
 from ..launch import Launch, compile_launch
 from ..limits import Limits
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ..process import Stream
     from .container import Container
 
-__all__ = ["exec_", "run_in"]
+__all__ = ["Stopper", "exec_", "run_in"]
 
 _STANDARD: tuple[Mount, ...] = (Proc(), Dev(), Sysfs())
 
@@ -126,15 +126,41 @@ def run_in(
     capture_output: bool = True,
     check: bool = False,
     start_timeout: float = 30.0,
+    stopper: Stopper | None = None,
 ) -> Completed[Any]:
     """Run another program in a running container to its end; result, and the other arguments, as of ``run()``.
 
-    After ``timeout`` seconds, and ``grace`` more, the program is killed; what it has started goes on.
+    After ``timeout`` seconds, and ``grace`` more, the program is killed; what it has started goes on. By ``stopper``
+    another thread may kill it.
     """
     with _joining(container, args, env, user, cwd, False) as launch:
         return sandbox._run(
-            launch, _limits(container), timeout, grace, input, stdin, text, capture_output, check, start_timeout
-        )
+            launch, _limits(container), timeout, grace, input, stdin, text, capture_output, check, start_timeout,
+            None if stopper is None else stopper.begun,
+        )  # fmt: skip
+
+
+class Stopper:
+    """Kills the program of a :func:`run_in` that another thread waits for, also one that has not begun yet."""
+
+    __slots__ = ("_process", "_stopped")
+
+    def __init__(self) -> None:
+        self._process: Process | None = None
+        self._stopped = False
+
+    def begun(self, process: Process) -> None:
+        """Of the thread that waits."""
+        self._process = process
+        if self._stopped:
+            process.kill()
+
+    def stop(self) -> None:
+        """Of the other one. Idempotent."""
+        self._stopped = True
+        if self._process is not None:
+            with suppress(ClosedHandle):  # it has ended
+                self._process.kill()
 
 
 def _limits(container: Container) -> Limits:

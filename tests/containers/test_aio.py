@@ -99,3 +99,28 @@ def test_one_run_awaited(store: Store, image: Image) -> None:
         assert await containers.list(all=True) == []
 
     asyncio.run(main())
+
+
+def test_a_program_that_joined_is_killed_when_its_run_is_cancelled(store: Store, image: Image) -> None:
+    async def main() -> None:
+        async with await ck.aio.Containers(store).create(image, ["sleep", "600"]) as container:
+
+            async def commands() -> list[str]:
+                return [one.command for one in (await container.top()).processes]
+
+            running = asyncio.ensure_future(container.run(["sleep", "601"]))
+            while "sleep 601" not in await commands():  # noqa: ASYNC110  nobody tells when it does
+                await asyncio.sleep(0.005)
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            assert "sleep 601" not in await commands()
+            # At once, before it could begin.
+            running = asyncio.ensure_future(container.run(["sleep", "602"]))
+            await asyncio.sleep(0)
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            assert "sleep 602" not in await commands()
+
+    asyncio.run(asyncio.wait_for(main(), 40))
