@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ..store import Store
     from .attach import Attached
     from .changes import Size
+    from .copying import PathArchive, PathStatus
     from .health import HealthResult
     from .logs import Logs
     from .spec import ContainerSpec, Restart
@@ -395,6 +396,24 @@ class Container:
         from .copying import copy_out
 
         copy_out(self, path, destination, archive=archive, follow_link=follow_link)
+
+    def get_archive(self, path: StrPath, *, follow_link: bool = False) -> PathArchive:
+        """What is at a path as a tar archive, in pieces to iterate over; a context manager, with its ``status``."""
+        from .copying import get_archive
+
+        return get_archive(self, path, follow_link=follow_link)
+
+    def put_archive(self, path: StrPath, archive: bytes | BinaryIO) -> None:
+        """Make the files of a tar archive, compressed or not, in a directory of it, with the ids that it names."""
+        from .copying import put_archive
+
+        put_archive(self, path, archive)
+
+    def stat_path(self, path: StrPath) -> PathStatus:
+        """What is at a path of it; of a link, the link. Raises NotFound."""
+        from .copying import stat_path
+
+        return stat_path(self, path)
 
     def diff(self) -> list[Change]:
         """What differs from its image, sorted by path; ``str()`` of each is the line of ``docker diff``: A, C or D."""
