@@ -6,6 +6,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from .._container_errors import NameTaken
@@ -18,7 +19,7 @@ from ..value import Value
 from .container import Container, Row
 from .events import emit
 from .names import check_name, random_id, random_name
-from .spec import ContainerSpec, Health
+from .spec import ContainerSpec, Health, signal_number
 from .value_json import dump
 
 if TYPE_CHECKING:
@@ -124,7 +125,8 @@ def make_spec(
     if stop_signal is not None:
         fields["stop_signal"] = stop_signal
     elif config.stop_signal:
-        fields["stop_signal"] = config.stop_signal
+        with suppress(InvalidValue):  # SIGTERM, as docker does with what is no signal
+            fields["stop_signal"] = signal_number(config.stop_signal)
     return ContainerSpec(
         args=words,
         entrypoint=first,

@@ -224,6 +224,33 @@ def test_a_list_is_narrowed_by_filters(store: Store, image: Image) -> None:
         containers.list(name="(")
 
 
+def test_a_list_is_narrowed_by_how_they_are(store: Store, image: Image) -> None:
+    script = ["sh", "-c", "test $CODE = stay && exec sleep 600; exit $CODE"]
+    created = store.containers.create(image, script)
+    good, bad, stays = (store.containers.create(image, script, env={"CODE": code}) for code in ("0", "3", "stay"))
+    for one in (good, bad, stays):
+        one.start()
+    assert (good.wait(), bad.wait()) == (0, 3)
+    containers = store.containers
+    assert containers.list() == [stays]
+    assert containers.list(status="created") == [created]
+    assert containers.list(status=["created", "running"]) == [stays, created]
+    assert containers.list(status="exited") == [bad, good]
+    assert containers.list(exited=3) == [bad]
+    assert containers.list(exited=[0, 3], since=good) == [bad]
+    assert containers.list(health="none") == [stays]
+    assert containers.list(health="healthy") == []
+    assert containers.list(status="dead") == []
+    stays.remove(force=True)
+
+
+def test_what_an_image_says_that_is_no_signal_is_none(store: Store) -> None:
+    for word in ("SIGNONSENSE", "0", "99999999999999999999", "TERM+1"):
+        assert store.containers.create(busybox_image(store, stop_signal=word)).spec.stop_signal == 15
+    with pytest.raises(ck.InvalidValue, match="SIGNONSENSE"):
+        store.containers.create(busybox_image(store), stop_signal="SIGNONSENSE")
+
+
 def test_an_image_made_of_another_is_its_descendant(store: Store, image: Image, tmp_path: Path) -> None:
     changes = tmp_path / "changes"
     changes.mkdir(mode=0o755)
