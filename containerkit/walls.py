@@ -95,10 +95,13 @@ def confine(plan: Plan, launch: Launch) -> None:
             (b"/", "" if read_only else "write" + devices),
             *[(mount.target, mount.grants) for mount in own if mount.grants],
         )
-    shares_network = any(kind == "net" for kind, _ in launch.join)
-    op = policy.operation(mounted, shares_network=shares_network)
+    op = policy.operation(mounted, shared=tuple(_SCOPED[kind] for kind, _ in launch.join if kind in _SCOPED))
     if op is not None:
         plan.add(op)
+
+
+_SCOPED = {"net": "abstract_unix_socket", "pid": "signal"}
+"""What a namespace that is joined keeps in already: of a container, ``nginx -s reload`` is to reach the server in it."""
 
 
 def _may_make_devices(security: Security) -> bool:

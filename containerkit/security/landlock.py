@@ -161,13 +161,14 @@ class Landlock(Value):
         )
         return [f"{what} (ABI {least})" for asked, what, least in wanted if asked and abi < least]
 
-    def operation(self, mounted: tuple[tuple[bytes, str], ...] = (), *, shares_network: bool = False) -> Op | None:
+    def operation(self, mounted: tuple[tuple[bytes, str], ...] = (), *, shared: tuple[str, ...] = ()) -> Op | None:
         """The step of a plan that enforces it; None when there is nothing that this kernel can enforce.
 
-        ``mounted`` are (path, rights) of the start's own mounts. Raises Unsupported if it is strict and something is
+        ``mounted`` are (path, rights) of the start's own mounts; ``shared`` scopes are left to the namespaces that the
+        program joins, or it would be apart from the programs that it is to work with. Raises Unsupported if it is strict and something is
         missing.
         """
-        return _operation(self, mounted, shares_network, calls.landlock_abi())
+        return _operation(self, mounted, shared, calls.landlock_abi())
 
     def __str__(self) -> str:
         parts = ["the root and its mounts as they are mounted"] if self.mounts else []
@@ -182,7 +183,9 @@ class Landlock(Value):
 
 
 @cache
-def _operation(policy: Landlock, mounted: tuple[tuple[bytes, str], ...], shares_network: bool, abi: int) -> Op | None:
+def _operation(
+    policy: Landlock, mounted: tuple[tuple[bytes, str], ...], shared: tuple[str, ...], abi: int
+) -> Op | None:
     missing = policy.missing(abi)
     if missing and policy.strict:
         has = f"has ABI {abi}" if abi else "has no Landlock (is it in the list of lsm= on its command line?)"
@@ -193,9 +196,7 @@ def _operation(policy: Landlock, mounted: tuple[tuple[bytes, str], ...], shares_
         rules[path] = rules.get(path, 0) | mask
     kept = [(mask & known).to_bytes(8, "little") + path for path, mask in rules.items() if mask & known]
     ports, net = _port_rules(policy) if abi >= _NET_ABI else ([], 0)
-    scopes = [
-        scope for scope in policy.scopes if not (policy.mounts and shares_network and scope == "abstract_unix_socket")
-    ]
+    scopes = [scope for scope in policy.scopes if not (policy.mounts and scope in shared)]
     scoped = sum(1 << SCOPES.index(scope) for scope in scopes) if abi >= _SCOPE_ABI else 0
     if not (known or net or scoped):
         return None

@@ -291,6 +291,14 @@ def a_stop_is_for_good(engine: Engine, here: Path) -> Facts:
 
 
 @scenario()
+def a_kill_is_for_good(engine: Engine, here: Path) -> Facts:
+    name = engine.running("while :; do sleep 0.05; done", restart="always")
+    engine.kill(name, "KILL")
+    until(lambda: not engine.inspect(name)["State"]["Running"])
+    return {"state": state(engine, name)}
+
+
+@scenario()
 def another_policy_while_it_runs(engine: Engine, here: Path) -> Facts:
     name = engine.running("sleep 1; exit 2", restart="always")
     engine.update(name, "no")
@@ -412,6 +420,14 @@ def other_programs(engine: Engine, here: Path) -> Facts:
         "no such program": (("nonesuch",), {}),
         "no program": (("/plain",), {}),
         "a directory": (("/etc",), {}),
+        "a signal to it": (
+            (
+                "sh",
+                "-c",
+                "kill -0 $(ps -o pid,args | grep -v grep | grep '[s]leep 60$' | while read -r pid rest; do echo $pid; done) && echo yes",
+            ),
+            {},
+        ),
         "a signal": (("sh", "-c", "kill -9 $$"), {}),
         "its processes": (("sh", "-c", "ps -o args | grep -c '^sleep 60'"), {}),
     }

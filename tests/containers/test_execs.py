@@ -146,6 +146,15 @@ def test_a_read_only_container_is_read_only_for_it_too(start: Make) -> None:
     assert "Read-only" in done.stderr or "denied" in done.stderr
 
 
+def test_it_reaches_the_programs_of_the_container_with_signals(start: Make) -> None:
+    """``nginx -s reload``: Landlock, whose domains are of one program each, is not to be between them."""
+    container = start("trap 'echo got; exit 5' HUP; echo $$ > /pid; while :; do sleep 0.05; done")
+    while not container.run(["cat", "/pid"]).stdout:
+        pass
+    container.run(["sh", "-c", "kill -HUP $(cat /pid)"], check=True)
+    assert container.wait(20) == 5
+
+
 # ---- its streams -----------------------------------------------------------------------------------------------------
 
 
