@@ -469,9 +469,10 @@ def wait(container: Container, timeout: float | None = None, *, keep: bool = Fal
 
 
 def _wait_for_end(container: Container, control: Control, deadline: float | None) -> None:
-    """Until the monitor ends, which the end of the connection tells."""
+    """Until the monitor has let go of the lock, or has ended, which the end of the connection tells."""
+    directory = container.directory.fileno()
     wakeups = Wakeups(control)
-    while wakeups.open:
+    while wakeups.open and is_alive(directory):
         left = _left(deadline)
         if left == 0:
             return

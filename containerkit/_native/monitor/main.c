@@ -90,6 +90,7 @@ static _Noreturn void finish(void)
     write_state();
     /* Before anybody can see our sockets closed; a lock that others have a copy of would outlive us. */
     sys(flock, mon.lock, LOCK_UN_);
+    wake_subscribers(); /* who waits for the end need not wait for ours */
     quit(0);
 }
 
