@@ -40,11 +40,11 @@ SCRIPT = ["sh", "-c", "echo word; sleep 0.1; exit 3"]
 NAME = "swept"
 
 
-def create(store: Store) -> Container:
+def create(store: Store, health: ck.Health | None = None) -> Container:
     if NAME in store.containers:
         return store.containers.get(NAME)
     limits = ck.Limits(memory_max="64M") if os.geteuid() == 0 else ck.Limits()
-    return store.containers.create("test:1", SCRIPT, name=NAME, limits=limits)
+    return store.containers.create("test:1", SCRIPT, name=NAME, limits=limits, health=health)
 
 
 def life(store: Store) -> None:
@@ -79,6 +79,14 @@ def joined(store: Store) -> None:
     container.remove()
 
 
+def tested(store: Store) -> None:
+    """A health check is under way most of the time."""
+    container = create(store, ck.Health(["true"], interval=0.001))
+    container.start()
+    container.wait(10)
+    container.remove()
+
+
 def naive(store: Store) -> None:
     """What is found here shows that the search finds: a program that nobody's monitor knows of."""
     child = subprocess.Popen(["sleep", "30"], start_new_session=True)
@@ -87,7 +95,7 @@ def naive(store: Store) -> None:
 
 
 SCENARIOS: dict[str, Callable[[Store], None]] = {
-    "life": life, "ended": ended, "again": again, "joined": joined, "naive": naive,
+    "life": life, "ended": ended, "again": again, "joined": joined, "tested": tested, "naive": naive,
 }  # fmt: skip
 
 

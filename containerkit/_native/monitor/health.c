@@ -5,7 +5,7 @@
  */
 #include "monitor.h"
 
-enum { P_PIDFD_ = 3, WEXITED_ = 4, WALL_ = 0x40000000, CLD_EXITED_ = 1, MSG_DONTWAIT_ = 0x40 };
+enum { P_ALL_ = 0, P_PIDFD_ = 3, WNOHANG_ = 1, WEXITED_ = 4, WNOWAIT_ = 0x1000000, WALL_ = 0x40000000, CLD_EXITED_ = 1, MSG_DONTWAIT_ = 0x40 };
 enum { O_WRONLY_ = 1, O_CREAT_ = 0100, O_TRUNC_ = 01000 };
 static const uint64_t MS = 1000000u, FAILED_MS = 100;
 
@@ -43,10 +43,23 @@ static void test_is_over(void)
     mon.health_due = clock_ns(1) + (check.result.exit_code ? FAILED_MS * MS : 0);
 }
 
+/* Of a helper that was killed before it could tell whom it has cloned, or whom we could not hear (no descriptor left). */
+static void reap_strays(void)
+{
+    int info[32];
+    for (;;) {
+        info[4] = 0; /* si_pid */
+        sys(waitid, P_ALL_, 0, info, WEXITED_ | WNOHANG_ | WNOWAIT_ | WALL_, 0);
+        if (info[4] <= 0 || info[4] == mon.state.first_pid || sys(wait4, info[4], 0, WNOHANG_ | WALL_, 0) <= 0)
+            return;
+    }
+}
+
 static void begin_test(void)
 {
     static struct spawn s;
     int theirs = -1;
+    reap_strays();
     memset(&check.result, 0, sizeof check.result);
     check.result.start_ns = clock_ns(0);
     check.result.exit_code = -1;
