@@ -101,7 +101,7 @@ def confine(plan: Plan, launch: Launch) -> None:
 
 
 _SCOPED = {"net": "abstract_unix_socket", "pid": "signal"}
-"""What a namespace that is joined keeps in already: of a container, ``nginx -s reload`` is to reach the server in it."""
+"""What a namespace that is joined keeps in already: ``nginx -s reload`` is to reach the server of its container."""
 
 
 def _may_make_devices(security: Security) -> bool:

@@ -12,6 +12,7 @@ from ..completed import Outcome, Usage
 from ..errors import ContainerkitError, ProcessFailed, TimeoutExpired
 from . import life
 from .logs import logs_of
+from .possession import await_end
 from .wakeups import Wakeups
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Ran(NamedTuple):
 def run(container: Container, *, remove: bool, timeout: float | None, check: bool) -> Ran:
     """Start a new container, and wait for its end. See Containers.run()."""
     with _not_left_running(container, remove):
+        await_end(container)
         container.start()
         late = _wait(container, timeout)
         ran = _result(container, late)
@@ -66,6 +68,7 @@ async def run_async(create: Callable[[], Container], *, remove: bool, timeout: f
     """The same for asyncio, whose loop waits for the end."""
     container = await asyncio.to_thread(create)
     with _not_left_running(container, remove):
+        await_end(container)
         await asyncio.to_thread(container.start)
         late = not await _ends(container, timeout)
         if late:

@@ -7,6 +7,7 @@ that a monitor answers at its socket says that the container runs.
 
 from __future__ import annotations
 
+import fcntl
 import time
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from .state import LOCK
 if TYPE_CHECKING:
     from .container import Container
 
-__all__ = ["possess"]
+__all__ = ["await_end", "is_awaited", "possess"]
 
 _FIRST, _LONGEST = 0.0002, 0.01  # seconds between two attempts
 _PATIENCE = 30.0  # seconds that a start may take
@@ -48,3 +49,21 @@ def _has_monitor(directory: int) -> bool:
     except (WrongState, MonitorLost):
         return False
     return True
+
+
+def await_end(container: Container) -> None:
+    """Keep an ended container that is to be removed, until this object is closed: its output is still to be read.
+
+    Another lock, on the directory itself: it keeps nobody from anything but that.
+    """
+    fcntl.flock(container.directory.fileno(), fcntl.LOCK_SH)
+
+
+def is_awaited(container: Container) -> bool:
+    """Whether some program still waits for its end. For an object whose directory nobody else uses."""
+    try:
+        fcntl.flock(container.directory.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(container.directory.fileno(), fcntl.LOCK_UN)
+    return False

@@ -13,6 +13,7 @@ from ..errors import ContainerkitError
 from ..images.fsck import Problem
 from . import removal
 from .container import SELECT, Container, Row
+from .possession import is_awaited
 
 if TYPE_CHECKING:
     from ..store import Store
@@ -39,7 +40,7 @@ def _recover(container: Container, row: Row) -> bool:
         if status_of(container, row).status not in ("exited", "dead"):
             return False
         settle(container)
-        if container.spec.auto_remove:
+        if container.spec.auto_remove and not is_awaited(container):
             removal.remove(container, volumes=True)
             return True
     return False

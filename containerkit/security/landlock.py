@@ -165,8 +165,8 @@ class Landlock(Value):
         """The step of a plan that enforces it; None when there is nothing that this kernel can enforce.
 
         ``mounted`` are (path, rights) of the start's own mounts; ``shared`` scopes are left to the namespaces that the
-        program joins, or it would be apart from the programs that it is to work with. Raises Unsupported if it is strict and something is
-        missing.
+        program joins, or it would be apart from the programs that it is to work with. Raises Unsupported if it is
+        strict and something is missing.
         """
         return _operation(self, mounted, shared, calls.landlock_abi())
 

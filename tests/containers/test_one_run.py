@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,4 +84,24 @@ def test_an_ended_one_that_nobody_waited_for_is_collected(store: Store, image: I
     while made.status.status == "running":
         pass
     store.collect()
+    assert store.containers.list(all=True) == []
+
+
+def test_others_that_collect_leave_the_output_to_who_waits_for_it(store: Store, image: Image) -> None:
+    done = threading.Event()
+
+    def collect() -> None:
+        with Store(store.path) as other:
+            while not done.is_set():
+                other.collect()
+
+    thread = threading.Thread(target=collect)
+    thread.start()
+    try:
+        for number in range(20):
+            ran = store.containers.run(image, ["echo", str(number)], remove=True)
+            assert (ran.returncode, ran.stdout) == (0, f"{number}\n")
+    finally:
+        done.set()
+        thread.join()
     assert store.containers.list(all=True) == []
