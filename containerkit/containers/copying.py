@@ -25,6 +25,7 @@ from ..layers.files import Draft, FileStatus, Where, file_attributes, pack_files
 from ..volumes.row import TREE
 from ..volumes.volume_mounts import VolumeMount
 from .access import Tree, tree
+from .events import emit
 
 if TYPE_CHECKING:
     from ..kernel.calls import StrPath
@@ -97,6 +98,7 @@ def copy_in(
         owner = None if archive and os.geteuid() == 0 else (0, 0)
         if local.status.is_file:
             local.send_file(files, _join(directory, name), owner)
+            emit(container, "extract-to-dir", path=os.fsdecode(inside))
             return
         large: list[bytes] = []
         _piped(
@@ -105,6 +107,7 @@ def copy_in(
         )
         for below in large:
             local.send_large(files, below, _join(_join(directory, name), below), owner)
+        emit(container, "extract-to-dir", path=os.fsdecode(inside))
 
 
 def copy_out(
@@ -139,6 +142,7 @@ def copy_out(
         parent, name = target.choose(status.is_directory, contents, _name_of(inside) or where.name)
         owners = archive and os.geteuid() == 0
         fd = stack.enter_context(Fd(_open(parent, _DIRECTORY))).fileno()
+        emit(container, "archive-path", path=os.fsdecode(inside))
         if status.is_file:
             _receive_file(files, where.path, fd, name, owners, archive)
             return
@@ -169,6 +173,7 @@ def put_archive(container: Container, path: StrPath, archive: Source | bytes) ->
             lambda out: _feed(archive, out),
             lambda fd: files.process.unpack_files(files.fileno(), where.path, fd),
         )
+        emit(container, "extract-to-dir", path=os.fsdecode(inside))
 
 
 def get_archive(container: Container, path: StrPath, *, follow_link: bool = False, mounts: bool = True) -> PathArchive:
@@ -177,7 +182,10 @@ def get_archive(container: Container, path: StrPath, *, follow_link: bool = Fals
     The top of the archive is called as the path's last name; with ``"/."`` at its end the archive has what is in it.
     Without ``mounts``, what is mounted in it is not in the archive.
     """
-    return PathArchive(container, _inside(path), follow_link, mounts)
+    found = PathArchive(container, _inside(path), follow_link, mounts)
+    if mounts:  # an export says so itself
+        emit(container, "archive-path", path=os.fsdecode(_inside(path)))
+    return found
 
 
 class PathArchive:

@@ -14,8 +14,8 @@ import errno
 import itertools
 import os
 import stat
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -116,7 +116,8 @@ def read_file(root: int, path: bytes, out: int) -> FileStatus:
         found = os.fstat(fd.fileno())
         if not stat.S_ISREG(found.st_mode):
             raise syscall_error(errno.EINVAL, "open", os.fsdecode(path), "it is no file any more")
-        fill(fd.fileno(), out, found.st_size)
+        with _told(path):
+            fill(fd.fileno(), out, found.st_size)
     return _status(found)
 
 
@@ -137,11 +138,23 @@ def write_file(
     with (
         Fd(calls.open_in_root(root, parent or b"/", _PATH)) as directory,
         Draft(directory.fileno(), last, late=late) as draft,
+        _told(path),
     ):
         if status.size:
             fill(source, draft.fd, status.size)
         draft.dress(status, xattrs)
         draft.keep()
+
+
+@contextmanager
+def _told(path: bytes) -> Iterator[None]:
+    """What the kernel refuses is said with its path, and with what it means here."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, (InvalidLayer, SyscallError)) or not error.errno:
+            raise
+        raise syscall_error(error.errno, "copy", os.fsdecode(path), _hint(error.errno)) from None
 
 
 class Draft:
@@ -359,12 +372,8 @@ class _Files(Applying):
             entry.mode &= ~_SET_IDS
             entry.xattrs.pop(b"security.capability", None)
         parent, _, last = entry.name.rpartition(b"/")
-        try:
+        with _told(entry.name):
             self._make(entry, parent, last, archive)
-        except OSError as error:
-            if isinstance(error, (InvalidLayer, SyscallError)) or not error.errno:
-                raise
-            raise syscall_error(error.errno, "copy", os.fsdecode(entry.name), _hint(error.errno)) from None
 
     def _file(self, entry: Entry, directory: int, last: bytes, archive: Archive) -> None:
         with Draft(directory, last) as draft:

@@ -18,7 +18,7 @@ from attack.subjects import Breach, Watched, breach_if
 from made_containers import busybox_image
 from naive import copying as naive
 
-from containerkit import Bind, ContainerkitError
+from containerkit import Bind, ContainerkitError, Tmpfs
 from containerkit.containers import copying
 from containerkit.containers.access import tree
 from containerkit.containers.changes import commit, diff, export
@@ -297,6 +297,25 @@ def test_an_overwrite_that_fails_leaves_what_was_there(tmp_path: Path, shared: P
             assert {(tmp_path / "out" / name).read_text() for name in ("f", "d/f")} <= whole
             assert [name for name in os.listdir(tmp_path / "out") if name.startswith(".ck-")] == []
             shutil.rmtree(tmp_path / "out")
+    finally:
+        ours.close()
+
+
+@pytest.mark.both
+@pytest.mark.attack("J08", control="test_a_naive_overwrite_that_is_killed_leaves_a_half")
+def test_an_overwrite_for_which_there_is_no_room_leaves_what_was_there(tmp_path: Path, shared: Path) -> None:
+    ours = Ours(tmp_path, shared, Tmpfs("/small", size="1M"))
+    try:
+        copying.put_archive(ours.container, "/small", archive([entry("f", "old")]))
+        (tmp_path / "big").write_bytes(b"new" * 700_000)
+        (tmp_path / "tree").mkdir()
+        shutil.copy(tmp_path / "big", tmp_path / "tree/f")
+        for source, target in ((f"{tmp_path}/big", "/small/f"), (f"{tmp_path}/tree/.", "/small")):
+            with pytest.raises(ContainerkitError, match="full"):
+                copying.copy_in(ours.container, source, target)
+        copying.copy_out(ours.container, "/small", tmp_path / "out")
+        assert os.listdir(tmp_path / "out") == ["f"]
+        assert (tmp_path / "out/f").read_text() == "old"
     finally:
         ours.close()
 

@@ -379,3 +379,16 @@ def test_owners_are_those_that_the_container_sees(store: Store, here: Path, call
     assert (mine.st_uid, mine.st_gid) == (os.geteuid(), os.getegid())
     assert (kept.st_uid, kept.st_gid) == ((1000, 1001) if caller == "root" else (os.geteuid(), os.getegid()))
     container.remove(force=True)
+
+
+def test_a_paused_container_is_copied_to_and_from(store: Store, here: Path, caller: str) -> None:
+    if caller == "user":
+        pytest.skip("an ordinary user's containers have no control group here, and cannot be paused")
+    container = store.containers.create(busybox_image(store), ["sleep", "1000"])
+    container.start()
+    container.pause()
+    copy_in(container, here / "file", "/tmp/new")
+    copy_out(container, "/tmp/new", here / "back")
+    assert (here / "back").read_text() == "file"
+    assert container.status.status == "paused"
+    container.remove(force=True)
