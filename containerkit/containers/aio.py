@@ -19,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from .._container_errors import ContainerNotFound
+from .possession import await_end
 from .wakeups import Wakeups
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ class Container:
 
     async def wait(self) -> int:
         """Container.wait(); use ``asyncio.timeout()`` for a limit. No thread waits meanwhile."""
+        if self.spec.auto_remove:
+            await_end(self.container)
         with Wakeups.of(self.container) as monitor:
             while monitor.open:
                 await monitor.wait_async(None)

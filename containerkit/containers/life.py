@@ -34,7 +34,7 @@ from . import monitor
 from .control import Control
 from .events import emit
 from .health import compile_health
-from .possession import possess
+from .possession import await_end, possess
 from .spec import ContainerSpec, Restart, signal_number
 from .state import EXITED, RESTARTING, RUNNING, Record, Status, health_name, is_alive, read_record
 from .upper import lock_upper
@@ -449,6 +449,8 @@ def wait(container: Container, timeout: float | None = None, *, keep: bool = Fal
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     directory = container.directory.fileno()
+    if container.spec.auto_remove:
+        await_end(container)
     try:
         with Control(directory) as control:
             _wait_for_end(container, control, deadline)

@@ -101,6 +101,8 @@ def test_others_that_collect_leave_the_output_to_who_waits_for_it(store: Store, 
         for number in range(20):
             ran = store.containers.run(image, ["echo", str(number)], remove=True)
             assert (ran.returncode, ran.stdout) == (0, f"{number}\n")
+            made = store.containers.run(image, ["sh", "-c", f"sleep 0.02; exit {number}"], detach=True, remove=True)
+            assert made.wait() == number
     finally:
         done.set()
         thread.join()
