@@ -11,6 +11,7 @@ import pytest
 from mounted import PRIVILEGED
 
 from containerkit import Bind, IdMap, run
+from containerkit.kernel import tree
 from containerkit.store import Store
 from containerkit.volumes.volume import Volume
 
@@ -63,6 +64,9 @@ def test_they_are_copied_with_their_owners(store: Store, volume: Volume) -> None
 
 
 def test_they_are_deleted(store: Store, volume: Volume) -> None:
-    volume.remove()
+    volume.clone("copy")
+    assert tree.remove(store.home.directory("volumes"), "copy") != []  # the user alone cannot
+    for each in store.volumes.list():
+        each.remove()
     store.trash.wait()
     assert os.listdir(store.home.directory("trash")) == []
