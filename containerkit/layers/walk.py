@@ -18,7 +18,7 @@ __all__ = ["Found", "attributes", "entry_of", "set_mode", "walk"]
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _RESOLVE = calls.RESOLVE_BENEATH | calls.RESOLVE_NO_XDEV | calls.RESOLVE_NO_SYMLINKS | calls.RESOLVE_NO_MAGICLINKS
 _ACROSS = _RESOLVE & ~calls.RESOLVE_NO_XDEV
-_DEPTH_MAX = 256
+_DEPTH_MAX = 512
 """Directories in one another that are followed: each costs a descriptor, and nothing bounds what a stranger makes."""
 
 # File systems that show the kernel's state, and no files: proc, sysfs, cgroup and cgroup2, devpts, mqueue, securityfs,
@@ -55,7 +55,7 @@ def walk(root: int, *, mounts: Literal["refuse", "enter", "show"] = "refuse") ->
     """Everything below a directory, each directory before what is in it, names in the order of their bytes.
 
     A name that vanishes meanwhile is left out. A directory on another mount is refused (EXDEV); or shown, without what
-    is in it; or entered, unless it is a view of the kernel's state (/proc, /sys). More than 256 directories in one
+    is in it; or entered, unless it is a view of the kernel's state (/proc, /sys). More than 512 directories in one
     another are refused (ENAMETOOLONG).
     """
     yield from _walk(root, b"", mounts, 0)

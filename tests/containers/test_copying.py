@@ -23,6 +23,7 @@ from containerkit.containers.access import tree
 from containerkit.containers.container import Container
 from containerkit.containers.copying import copy_in, copy_out, get_archive, put_archive, stat_path
 from containerkit.errors import InvalidLayer, NotFound, SyscallError
+from containerkit.kernel.tree import remove
 from containerkit.store import Store
 
 pytestmark = pytest.mark.both
@@ -392,3 +393,29 @@ def test_a_paused_container_is_copied_to_and_from(store: Store, here: Path, call
     assert (here / "back").read_text() == "file"
     assert container.status.status == "paused"
     container.remove(force=True)
+
+
+def test_names_that_are_no_text(container: Container, here: Path) -> None:
+    name = b"\xff new\nline"
+    (here / "strange").mkdir()
+    Path(os.fsdecode(os.fsencode(here / "strange") + b"/" + name)).write_bytes(b"x")
+    copy_in(container, here / "strange", "/")
+    copy_in(container, os.fsencode(here / "strange") + b"/" + name, b"/tmp/" + name)
+    copy_out(container, "/strange", here / "back")
+    assert os.listdir(os.fsencode(here / "back")) == [name]
+    assert stat_path(container, b"/tmp/" + name).size == 1
+
+
+def test_directories_without_end_are_refused(container: Container, here: Path) -> None:
+    top = fd = os.open(here, os.O_RDONLY)
+    for _ in range(600):
+        os.mkdir("d", dir_fd=fd)
+        below = os.open("d", os.O_RDONLY, dir_fd=fd)
+        if fd != top:
+            os.close(fd)
+        fd = below
+    os.close(fd)
+    with pytest.raises(SyscallError, match="512 directories"):
+        copy_in(container, here / "d", "/deep")
+    assert remove(top, "d") == []
+    os.close(top)
