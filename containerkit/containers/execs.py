@@ -12,6 +12,7 @@ namespace is not gone until everything in it was reaped.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from .. import sandbox, spawn
 from .._container_errors import MonitorLost, WrongState
 from ..bind import Bind
-from ..errors import ClosedHandle, InvalidValue
+from ..errors import ClosedHandle, InvalidValue, SpawnError, SyscallError
 from ..kernel.fd import Fd
 from ..launch import Launch, compile_launch
 from ..limits import Limits
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from .container import Container
 
 __all__ = ["Stopper", "exec_", "run_in"]
+
+_SIGNS = (errno.ENOMEM, errno.ECHILD, errno.ESRCH)
+_DYING = 0.5  # seconds
 
 _STANDARD: tuple[Mount, ...] = (Proc(), Dev(), Sysfs())
 
@@ -186,9 +190,19 @@ def _joining(
             found = stack.enter_context(running(container))
         except (WrongState, MonitorLost):
             raise not_running(container, container.status.status) from None
-        launch = _launch(container, found, args, env, user, cwd, tty, stack)
-        emit(container, "exec_create", command=" ".join(map(str, launch.args))[:200])
-        yield launch
+        try:
+            launch = _launch(container, found, args, env, user, cwd, tty, stack)
+            emit(container, "exec_create", command=" ".join(map(str, launch.args))[:200])
+            yield launch
+        except (SpawnError, SyscallError, FileNotFoundError) as error:
+            if _has_ended(found, error.errno):
+                raise WrongState(f"the container {container.known_name} has ended meanwhile") from error
+            raise
+
+
+def _has_ended(found: Running, number: int | None) -> bool:
+    """Whether PID 1 has; or does now, when the kernel admits nobody to its namespace any more (ENOMEM), or kills."""
+    return bool(spawn.poll([found.init.fileno()], _DYING if number in _SIGNS else 0))
 
 
 def _launch(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .._container_errors import WrongState
+from ..errors import SyscallError
 from ..kernel import calls
 from ..kernel.fd import Fd
 
@@ -34,7 +36,13 @@ class Running:
         self, init: Fd, namespaces: Sequence[tuple[str, Fd]], program: Fd | None = None, root: Fd | None = None
     ) -> None:
         self.init, self.namespaces, self.program, self.root = init, namespaces, program, root
-        self.first = calls.pid_of(init.fileno())
+        try:
+            self.first = calls.pid_of(init.fileno())
+        except SyscallError as error:
+            self.close()
+            if error.errno == errno.ESRCH:
+                raise WrongState("the container has ended meanwhile") from None
+            raise
 
     def close(self) -> None:
         """Idempotent; the container goes on."""

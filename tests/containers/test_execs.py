@@ -7,6 +7,7 @@ import gc
 import os
 import select
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -316,6 +317,31 @@ def test_no_descriptor_of_the_host_reaches_it(start: Make) -> None:
         found = said(container, "for fd in /proc/self/fd/*; do echo $fd; done; ls /proc/self/fd")
     numbers = {word for word in found.split() if word.isdecimal()}
     assert numbers <= {"0", "1", "2", "3"}  # 3 is the directory that ls reads
+
+
+def test_one_that_ends_meanwhile_is_said_to_have_ended(start: Make) -> None:
+    told: list[str] = []
+
+    def join(container: Container) -> None:
+        try:
+            while True:
+                told.append(container.run(["true"], timeout=20).outcome.value)
+        except WrongState as error:
+            told.append(type(error).__name__)
+
+    for delay in range(10):
+        container = start()
+        threads = [threading.Thread(target=join, args=(container,)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        time.sleep(delay / 500)
+        begin = time.monotonic()
+        container.stop(timeout=0)
+        assert time.monotonic() - begin < 5
+        for thread in threads:
+            thread.join(30)
+    assert set(told) <= {"exited", "signaled", "WrongState"}
+    assert told.count("WrongState") == 30
 
 
 def test_many_at_once(start: Make) -> None:
