@@ -241,6 +241,12 @@ def show(title: str, found: dict[str, Any]) -> None:
             print(f"  {name:26} {one['median_ms']:10.2f} ms  p95 {one['p95_ms']:10.2f} ms  {one.get('ratio', '')}")
 
 
+def remove_all(store: ck.Store) -> None:
+    """What an interrupted contest has left runs on otherwise: containers outlive their programs."""
+    for container in store.containers.list(all=True):
+        container.remove(force=True)
+
+
 def prepare(area: Area) -> dict[str, Command]:
     engines: dict[str, Command] = {}
     for kind in (Docker, Podman):
@@ -265,6 +271,7 @@ def main() -> None:
     results: dict[str, Any] = {"machine": facts()}
     with Area() as area:
         store = area.stack.enter_context(ck.Store(area.path / "store"))
+        area.stack.callback(remove_all, store)
         image = store.images.import_(make_image_tar(area), name="ckbench:1")
         engines = prepare(area) if {"life", "exec"} & set(wanted) else {}
         if "life" in wanted:
