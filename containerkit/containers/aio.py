@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from . import container as _container
     from .attach import Attached
     from .containers import Pruned
+    from .copying import PathArchive, PathStatus
     from .logs import Logs
     from .one_run import Ran
     from .spec import ContainerSpec
@@ -176,6 +177,18 @@ class Container:
     async def copy_out(self, path: Any, destination: Any, **options: Any) -> None:
         """Container.copy_out()."""
         await asyncio.to_thread(partial(self.container.copy_out, path, destination, **options))
+
+    async def get_archive(self, path: Any, **options: Any) -> PathArchive:
+        """Container.get_archive(): for ``async for``."""
+        return await asyncio.to_thread(partial(self.container.get_archive, path, **options))
+
+    async def put_archive(self, path: Any, archive: Any) -> None:
+        """Container.put_archive()."""
+        await asyncio.to_thread(self.container.put_archive, path, archive)
+
+    async def stat_path(self, path: Any) -> PathStatus:
+        """Container.stat_path()."""
+        return await asyncio.to_thread(self.container.stat_path, path)
 
     async def diff(self) -> Any:
         """Container.diff()."""

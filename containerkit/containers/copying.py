@@ -13,7 +13,7 @@ import fcntl
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol, Self
 
@@ -189,7 +189,7 @@ def get_archive(container: Container, path: StrPath, *, follow_link: bool = Fals
 
 
 class PathArchive:
-    """An archive of a container's files, as bytes to iterate over.
+    """An archive of a container's files, as bytes to iterate over, with ``for`` or ``async for``.
 
     Attributes:
         status: what is at the path.
@@ -218,6 +218,13 @@ class PathArchive:
         while piece := os.read(self._flow.fileno(), _PIECE):
             yield piece
         self._flow.check()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        import asyncio
+
+        while piece := await asyncio.to_thread(os.read, self._flow.fileno(), _PIECE):
+            yield piece
+        await asyncio.to_thread(self._flow.check)
 
     def close(self) -> None:
         """Idempotent; an archive that was not read to its end is given up."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import stat
@@ -19,6 +20,7 @@ from patience import PATIENCE
 
 from containerkit import Bind, Tmpfs
 from containerkit._container_errors import ContainerNotFound
+from containerkit.containers import aio
 from containerkit.containers.access import tree
 from containerkit.containers.container import Container
 from containerkit.containers.copying import copy_in, copy_out, get_archive, put_archive, stat_path
@@ -419,3 +421,16 @@ def test_directories_without_end_are_refused(container: Container, here: Path) -
         copy_in(container, here / "d", "/deep")
     assert remove(top, "d") == []
     os.close(top)
+
+
+def test_archives_with_asyncio(container: Container) -> None:
+    async def there_and_back() -> list[str]:
+        ours = aio.Container(container)
+        await ours.put_archive("/tmp", archive([entry("d/f", "text")]))
+        assert (await ours.stat_path("/tmp/d/f")).size == 4
+        with await ours.get_archive("/tmp/d") as found:
+            packed = b"".join([piece async for piece in found])
+        with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+            return tar.getnames()
+
+    assert asyncio.run(there_and_back()) == ["d", "d/f"]
