@@ -30,6 +30,7 @@ class Trash:
         self._home, self._remove = home, remove
         self._thread: threading.Thread | None = None
         self._guard = threading.Lock()
+        self._busy = self._more = False
 
     def take(self, directory: int, name: str) -> str:
         """Out of ``directory`` into the trash; a name that is gone is fine. :meth:`empty` deletes it.
@@ -49,17 +50,30 @@ class Trash:
     def empty(self) -> None:
         """Delete what is in it, in a thread; the end of the interpreter waits for it."""
         with self._guard:
-            if self._thread is not None and self._thread.is_alive():
+            if self._busy and self._thread is not None and self._thread.is_alive():  # not in a fork of the program
+                self._more = True  # it may be past what has come now
                 return
             if not os.listdir(self._home.directory("trash")):
                 return
-            self._thread = threading.Thread(target=self.empty_now, name="ck-trash")
+            self._thread = threading.Thread(target=self._empty_until_done, name="ck-trash")
+            self._busy = True
             try:
                 self._thread.start()
                 return
             except RuntimeError:  # the interpreter is ending, or no thread may be added
-                self._thread = None
+                self._thread, self._busy = None, False
         self.empty_now()
+
+    def _empty_until_done(self) -> None:
+        while True:
+            try:
+                self.empty_now()
+            finally:
+                with self._guard:
+                    again, self._more = self._more, False
+                    self._busy = again
+            if not again:
+                return
 
     def empty_now(self) -> list[str]:
         """Delete what is in it; what could not be deleted, by name."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -173,3 +174,24 @@ def test_a_store_can_be_opened_from_within(path: Path, monkeypatch: pytest.Monke
     Store(path).close()
     monkeypatch.chdir(path)
     Store(path).close()
+
+
+def test_what_comes_while_the_trash_is_emptied_is_deleted_too(store: Store) -> None:
+    begun, go = threading.Event(), threading.Event()
+    remove = store.trash._remove
+
+    def slow(parent: int, name: str) -> list[str]:
+        begun.set()
+        assert go.wait(30)
+        return remove(parent, name)
+
+    store.trash._remove = slow
+    trash = Path(store.path, "trash")
+    (trash / "one").mkdir()
+    store.trash.empty()
+    assert begun.wait(30)
+    (trash / "two").mkdir()
+    store.trash.empty()
+    go.set()
+    store.trash.wait()
+    assert list(trash.iterdir()) == []
