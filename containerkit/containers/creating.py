@@ -37,7 +37,10 @@ _ATTEMPTS = 6
 
 def create(store: Store, image: Image, spec: ContainerSpec, name: str | None) -> Container:
     """Give it an id, a name, a row and a directory. What a kill leaves of it is a directory without a row."""
-    text, made = dump(spec), random_id()
+    try:
+        text, made = dump(spec), random_id()
+    except TypeError as error:  # a class of the caller's own
+        raise InvalidValue(f"a container outlives this program, and so what it is made of: {error}") from None
     if spec.mounts:
         from ..volumes.container_mounts import check_mounts
 

@@ -8,6 +8,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,17 @@ def test_what_needs_the_caller_is_refused(store: Store, image: Image) -> None:
         store.containers.create(image, security=asking)
     with pytest.raises(ck.InvalidValue, match="exclude each other"):
         store.containers.create(image, auto_remove=True, restart="always")
+
+
+def test_what_another_program_could_not_read_is_refused(store: Store, image: Image) -> None:
+    class Own(ck.Tmpfs):
+        """Of this program alone."""
+
+    with ck.MountTree.clone("/usr") if os.geteuid() == 0 else nullcontext() as tree:
+        for mount in (Own("/x"), *([ck.Bind(tree, "/x")] if tree is not None else [])):
+            with pytest.raises(ck.InvalidValue, match="program"):
+                store.containers.create(image, mounts=[mount])
+    assert store.containers.list(all=True) == []
 
 
 def test_names_are_checked_and_taken_once(store: Store, image: Image) -> None:
