@@ -90,8 +90,10 @@ class Attached:
             self._container.start()
         self._woken = self._stack.enter_context(Wakeups.of(self._container))
         status = self._container.status
-        if not start and (not self._woken.open or status.status in _ENDED):
+        if not start and status.status in _ENDED:
             raise not_running(self._container, status.status)
+        if not start and not self._woken.open:
+            raise MonitorLost(f"the monitor of the container {self._container.name} takes no more connections")
         record = self._record()
         self._life = (record.restarts, record.started_ns) if record is not None else (0, 0)
         if not logs:
@@ -147,7 +149,7 @@ class Attached:
         self._over = ended and not frames
 
     def _has_ended(self) -> bool:
-        return not self._woken.open or self._tells_the_end(self._record())
+        return not self._woken.alive() or self._tells_the_end(self._record())
 
     def _record(self) -> Record | None:
         """What the monitor has written last; None when the container was removed."""
@@ -339,7 +341,7 @@ class _Session:
         poller.register(self._pipe, select.POLLIN)
         if self._reading and len(self._typed) < _TYPED_AHEAD:
             poller.register(self._input, select.POLLIN)
-        for fd, events in poller.poll():
+        for fd, events in poller.poll(_PATIENCE * 1000):
             if fd == self._pipe.fileno():
                 self._react()
             elif fd != monitor:

@@ -160,7 +160,7 @@ class Logs:
             from .wakeups import Wakeups
 
             with Wakeups.of(self._container) as woken:
-                yield from follow(directory.fileno(), alive=lambda: woken.open, wait=woken.wait, **self._options)
+                yield from follow(directory.fileno(), alive=woken.alive, wait=woken.wait, **self._options)
 
     async def __aiter__(self) -> AsyncIterator[LogLine]:
         with open_log(self._container) as directory:
@@ -171,9 +171,7 @@ class Logs:
             from .wakeups import Wakeups
 
             with Wakeups.of(self._container) as woken:
-                lines = follow_async(
-                    directory.fileno(), alive=lambda: woken.open, wait=woken.wait_async, **self._options
-                )
+                lines = follow_async(directory.fileno(), alive=woken.alive, wait=woken.wait_async, **self._options)
                 async for line in lines:
                     yield line
 

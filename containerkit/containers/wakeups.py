@@ -8,11 +8,12 @@ end of the monitor.
 from __future__ import annotations
 
 import socket
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, Self
 
 from .. import spawn
-from .._container_errors import MonitorLost, WrongState
+from .._container_errors import ContainerNotFound, MonitorLost, WrongState
 
 if TYPE_CHECKING:
     from .container import Container
@@ -27,17 +28,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Wakeups"]
 
+_LOOK = 0.05  # seconds
 _SIZE = 1 << 12  # more than any message has that is not asked for
 
 
 class Wakeups:
     """A subscription. ``open`` says whether the monitor was there when it was last asked; without one it never is."""
 
-    __slots__ = ("monitor", "open")
+    __slots__ = ("_container", "monitor", "open")
 
-    def __init__(self, monitor: Monitor | None) -> None:
+    def __init__(self, monitor: Monitor | None, container: Container | None = None) -> None:
         """``monitor`` is this object's from here on."""
-        self.monitor, self.open = monitor, monitor is not None
+        self.monitor, self.open, self._container = monitor, monitor is not None, container
         if monitor is not None:
             try:
                 monitor.subscribe()
@@ -50,9 +52,20 @@ class Wakeups:
         from .control import Control
 
         try:
-            return cls(Control(container.directory.fileno()))
+            return cls(Control(container.directory.fileno()), container)
         except (MonitorLost, WrongState):
-            return cls(None)
+            return cls(None, container)
+
+    def alive(self) -> bool:
+        """Whether there is a monitor, also one that takes no more than the 64 connections that it has."""
+        if self.open or self._container is None:
+            return self.open
+        from .state import is_alive
+
+        try:
+            return is_alive(self._container.directory.fileno())
+        except (ContainerNotFound, FileNotFoundError):
+            return False
 
     def fileno(self) -> int:
         """Readable when there is a wakeup, and from the monitor's end on. -1 without a monitor."""
@@ -71,18 +84,24 @@ class Wakeups:
             self.open = bool(message)
 
     def wait(self, timeout: float | None) -> None:
-        """Until there is a wakeup, and take it; at most ``timeout`` seconds. At once when the monitor has ended."""
-        if self.open and spawn.poll([self.fileno()], timeout):
+        """Until there is a wakeup, and take it; at most ``timeout`` seconds, and not long when nobody will wake us."""
+        if not self.open:
+            time.sleep(_LOOK if timeout is None else min(timeout, _LOOK))
+        elif spawn.poll([self.fileno()], timeout):
             self.take()
 
     async def wait_async(self, timeout: float | None) -> None:
         """:meth:`wait` for asyncio."""
+        import asyncio
+
         from ..kernel.loop import readable
 
-        if self.open:
-            with suppress(TimeoutError):
-                await readable(self.fileno(), timeout)
-            self.take()
+        if not self.open:
+            await asyncio.sleep(_LOOK if timeout is None else min(timeout, _LOOK))
+            return
+        with suppress(TimeoutError):
+            await readable(self.fileno(), timeout)
+        self.take()
 
     def close(self) -> None:
         """Idempotent."""

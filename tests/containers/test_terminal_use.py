@@ -11,6 +11,7 @@ import termios
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pexpect
@@ -21,6 +22,7 @@ from patience import PATIENCE
 import containerkit
 from containerkit.containers.attach import Attached
 from containerkit.containers.container import Container
+from containerkit.containers.control import Control
 from containerkit.store import Store
 
 pytestmark = pytest.mark.both
@@ -309,4 +311,20 @@ def test_restarts_by_the_policy_end_what_is_attached_and_not_what_is_followed(st
         assert [said.data for said in attached] == [b"life\n"]
     assert attached.exit_code == 1
     assert [line.text for line in container.logs(follow=True)] == ["life"] * 3
+    container.close()
+
+
+def test_more_may_follow_than_the_monitor_takes_connections(store: Store) -> None:
+    container = store.containers.create(
+        busybox_image(store), ["sh", "-c", "echo one; read line; echo $line"], stdin_open=True
+    )
+    container.start()
+    with ExitStack() as stack:
+        attached = stack.enter_context(container.attached())
+        for _ in range(63):
+            stack.enter_context(Control(container.directory.fileno()))
+        lines = iter(container.logs(follow=True))
+        assert next(lines).text == "one"
+        attached.write(b"two\n")
+        assert [line.text for line in lines] == ["two"]
     container.close()

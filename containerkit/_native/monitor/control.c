@@ -102,6 +102,8 @@ static void obey(struct client *c, const struct mon_request *m)
     switch (m->kind) {
     case MON_SUBSCRIBE:
         c->subscribed = m->value;
+        if (m->value)
+            send_fds(c->fd, "w", 1, 0, 0); /* for what came since he asked: he may have looked before that */
         break;
     case MON_STDIN_DATA:
         input_at = sizeof *m;
