@@ -34,30 +34,31 @@ Facts = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[peers.Peer, Store]]:
-    """dockerd and a store with the same images."""
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[peers.Peer, Path]]:
+    """dockerd, and the path of a store with the same images."""
     directory = tmp_path_factory.mktemp("docker")
     with Store(directory / "store") as store:
         for name, changes in CHANGES.items():
             busybox_image(store, name, **changes)
         store.images.save(list(CHANGES), directory / "images.tar")
-        with peers.docker(directory) as peer:
-            peer.call("load", "--input", str(directory / "images.tar"))
-            yield peer, store
+    with peers.docker(directory) as peer:
+        peer.call("load", "--input", str(directory / "images.tar"))
+        yield peer, directory / "store"
 
 
 @pytest.fixture
-def docker(daemon: tuple[peers.Peer, Store]) -> Iterator[Engine]:
+def docker(daemon: tuple[peers.Peer, Path]) -> Iterator[Engine]:
     engine = Docker(daemon[0], IMAGE)
     yield engine
     engine.clear()
 
 
 @pytest.fixture
-def ours(daemon: tuple[peers.Peer, Store]) -> Iterator[Engine]:
-    engine = Ours(daemon[1], IMAGE)
-    yield engine
-    engine.clear()
+def ours(daemon: tuple[peers.Peer, Path]) -> Iterator[Engine]:
+    with Store(daemon[1]) as store:
+        engine = Ours(store, IMAGE)
+        yield engine
+        engine.clear()
 
 
 class Scenario(NamedTuple):
