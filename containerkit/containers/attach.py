@@ -38,6 +38,7 @@ _PIECE = 16 << 10  # bytes of one message
 _TYPED_AHEAD = 64 << 10  # bytes that wait for the monitor before no more are read
 _MARK = b"ended"  # what the monitor writes into the log
 _PATIENCE = 1.0  # seconds between two looks if a wakeup went missing
+_LOOK = 0.05  # and when there are none
 _KILLED = 137  # with its monitor
 _ENDED = ("exited", "dead", "restarting", "created")
 _PROXIED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -102,8 +103,8 @@ class Attached:
     # ---- what it says ------------------------------------------------------------------------------------------------
 
     def fileno(self) -> int:
-        """Readable when there may be something to read, and when it has ended; -1 when its monitor had gone before."""
-        return self._woken.fileno()
+        """Readable when there may be something to read, and when it has ended; -1 without a connection."""
+        return self._woken.fileno() if self._woken.open else -1
 
     def read(self, timeout: float | None = None) -> Output | None:
         """The next that the program has written; None when it has ended and everything was read.
@@ -337,11 +338,12 @@ class _Session:
     def _wait(self) -> None:
         """Until something can be done, and do it."""
         poller, monitor = select.poll(), self._attached.fileno()
-        poller.register(monitor, select.POLLIN | (select.POLLOUT if self._typed or self._ends else 0))
+        if monitor >= 0:
+            poller.register(monitor, select.POLLIN | (select.POLLOUT if self._typed or self._ends else 0))
         poller.register(self._pipe, select.POLLIN)
         if self._reading and len(self._typed) < _TYPED_AHEAD:
             poller.register(self._input, select.POLLIN)
-        for fd, events in poller.poll(_PATIENCE * 1000):
+        for fd, events in poller.poll(1000 * (_PATIENCE if monitor >= 0 else _LOOK)):
             if fd == self._pipe.fileno():
                 self._react()
             elif fd != monitor:
@@ -358,7 +360,8 @@ class _Session:
         self._typed += passed
         if not data:
             self._reading, self._ends = False, not self._tty
-        if self.left and select.select([], [self._attached.fileno()], [], 0)[1]:
+        monitor = self._attached.fileno()
+        if self.left and monitor >= 0 and select.select([], [monitor], [], 0)[1]:
             self._attached.write(self._typed[:_PIECE])
 
     def _send(self) -> None:

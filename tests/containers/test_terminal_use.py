@@ -274,9 +274,10 @@ def test_much_output_comes_whole_and_in_its_order(shell: Container, sit: Sit) ->
 
 @pytest.fixture
 def deaf(store: Store) -> Iterator[Container]:
-    script = "trap 'exit 4' TERM; trap 'cat > /dev/null; exit 5' USR1; while :; do sleep 0.01; done"
+    script = "trap 'exit 4' TERM; trap 'cat > /dev/null; exit 5' USR1; echo ready; while :; do sleep 0.01; done"
     container = store.containers.create(busybox_image(store), ["sh", "-c", script], stdin_open=True)
     container.start()
+    assert next(iter(container.logs(follow=True))).text == "ready"
     yield container
     container.close()
 
