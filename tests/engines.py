@@ -19,6 +19,7 @@ from typing import Any
 import peers
 
 from containerkit.containers.container import Container
+from containerkit.containers.spec import Health
 from containerkit.errors import ContainerkitError, ProgramNotExecutable, ProgramNotFound
 from containerkit.store import Store
 
@@ -163,6 +164,14 @@ def _pairs(name: str) -> Callable[[Any], list[str]]:
     ]
 
 
+def _health(health: Health) -> list[str]:
+    shell, _, script = health.test
+    assert shell == "/bin/sh"
+    times = {"interval": health.interval, "timeout": health.timeout, "start-period": health.start_period}
+    words = [f"--health-{name}={round(seconds * 1000)}ms" for name, seconds in times.items()]
+    return [f"--health-cmd={script}", f"--health-retries={health.retries}", *words]
+
+
 OPTIONS: Mapping[str, Callable[[Any], list[str]]] = {
     "name": _always("name"),
     "entrypoint": _always("entrypoint"),
@@ -173,6 +182,7 @@ OPTIONS: Mapping[str, Callable[[Any], list[str]]] = {
     "domainname": _always("domainname"),
     "volumes": _each("volume"),
     "restart": _always("restart"),
+    "health": _health,
     "stop_signal": _always("stop-signal"),
     "labels": _pairs("label"),
     "tty": _flag("tty"),

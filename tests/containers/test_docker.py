@@ -19,6 +19,7 @@ import pytest
 from engines import Docker, Engine, Ours, Refused
 from made_containers import busybox_image
 
+from containerkit.containers.spec import Health
 from containerkit.store import Store
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(180)]
@@ -317,7 +318,7 @@ def restart_by_hand(engine: Engine, here: Path) -> Facts:
 @scenario()
 def what_is_refused_in_which_state(engine: Engine, here: Path) -> Facts:
     name = engine.create("sh", "-c", "sleep 60")
-    facts = {
+    facts: Facts = {
         "pause a new one": engine.refuses(lambda: engine.pause(name)),
         "kill a new one": engine.refuses(lambda: engine.kill(name, "TERM")),
         "exec in a new one": engine.refuses(lambda: engine.exec(name, "true")),
@@ -439,6 +440,25 @@ def processes(engine: Engine, here: Path) -> Facts:
     name = engine.running("exec sleep 60", init=False)
     titles, *rows = engine.top(name)
     return {"titles": titles, "commands": [row[-1] for row in rows], "columns": {len(row) for row in rows}}
+
+
+@scenario()
+def health(engine: Engine, here: Path) -> Facts:
+    """It fails at first, is well when the file is there, and ill again after two failures when that is gone."""
+    check = Health("test -e /well", interval=0.5, timeout=10, retries=2)
+    name = engine.create("sleep", "60", health=check)
+    engine.start(name)
+
+    def status() -> Any:
+        return engine.inspect(name)["State"]["Health"]["Status"]
+
+    seen = [status()]
+    for script, wanted in (("touch /well", "healthy"), ("rm /well", "unhealthy"), ("touch /well", "healthy")):
+        engine.exec(name, "sh", "-c", script)
+        until(lambda: status() == wanted)  # noqa: B023
+        seen.append(engine.inspect(name)["State"]["Health"]["FailingStreak"] >= 2)
+    found = engine.inspect(name)["Config"]["Healthcheck"]
+    return {"seen": seen, "check": {key: found[key] for key in ("Interval", "Timeout", "Retries")}}
 
 
 # ---- inspect ---------------------------------------------------------------------------------------------------------
