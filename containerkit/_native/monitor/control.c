@@ -143,10 +143,17 @@ static void obey(struct client *c, const struct mon_request *m)
     }
 }
 
+/* Of one who left before he had read all that we sent, the kernel tells that first; what he has sent is there still. */
+static long hear(struct client *c, void *data, size_t length, int flags)
+{
+    long n = receive(c->fd, data, length, 0, 0, MSG_DONTWAIT_ | flags);
+    return n == -ECONNRESET ? receive(c->fd, data, length, 0, 0, MSG_DONTWAIT_ | flags) : n;
+}
+
 static int is_about_input(struct client *c)
 {
     uint32_t kind = 0;
-    receive(c->fd, &kind, sizeof kind, 0, 0, MSG_DONTWAIT_ | MSG_PEEK_);
+    hear(c, &kind, sizeof kind, MSG_PEEK_);
     return kind == MON_STDIN_DATA || kind == MON_STDIN_EOF;
 }
 
@@ -159,7 +166,7 @@ static void listen_to(struct client *c)
         c->waits = 1;
         return;
     }
-    long n = receive(c->fd, full ? (void *)&m : input, full ? sizeof m : sizeof input, 0, 0, MSG_DONTWAIT_);
+    long n = hear(c, full ? (void *)&m : input, full ? sizeof m : sizeof input, 0);
     if (n == -EAGAIN)
         return;
     if (!full)
