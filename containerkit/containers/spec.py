@@ -184,7 +184,7 @@ class ContainerSpec(Value):
     Attributes:
         args: the program and its arguments, after Entrypoint and Cmd were combined.
         entrypoint: how many of them are the entrypoint's, by value; () when there is none.
-        env: over PATH, HOME and LANG: the image's and the caller's; None takes one away.
+        env: over PATH, HOME (by the user's account), LANG and HOSTNAME: the image's, the caller's; None takes one away.
         user: "user", "uid", "user:group" in the container; None is its root.
         cwd: where the program starts; made when it is missing, as docker does.
         network: "none" (loopback only) or "host".
