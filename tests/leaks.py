@@ -100,9 +100,15 @@ def orphans(running: Sequence[Task]) -> Iterator[Task]:
 def is_our_helper(pid: int) -> bool:
     try:
         ours = os.path.samefile(f"/proc/{pid}/ns/mnt", "/proc/self/ns/mnt")
-        return ours and is_helper(os.readlink(f"/proc/{pid}/exe"))
+        return ours and is_helper(os.readlink(f"/proc/{pid}/exe")) and not any(is_foreign(path) for path in opened(pid))
     except OSError:  # it has ended, is a kernel thread, or is another user's
         return False
+
+
+def opened(pid: int) -> Iterator[str]:
+    """Where the files lie that a process has open: a monitor has the directory of its container."""
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        yield os.readlink(f"/proc/{pid}/fd/{name}")
 
 
 def mounts() -> Iterator[str]:
