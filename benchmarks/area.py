@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
-APPLETS = ("true", "sh", "cat", "ls", "echo", "id", "sleep")
+APPLETS = ("true", "sh", "cat", "ls", "echo", "id", "sleep", "rm", "dd")
 ROOT_DIRS = ("bin", "dev", "etc", "proc", "sys", "tmp")
 ENGINE_DIRS = (Path("/run/docker"), Path("/run/containerd"))  # dockerd makes these whatever its options say
 
