@@ -41,8 +41,11 @@ class Arrival:
 
     def begin(self, fd: int, there: int) -> None:
         """The file ``fd`` grows from now on, and has ``there`` bytes already."""
+        # Not a copy of the descriptor: that would keep the lock of the ingest when it has ended, for which another
+        # program may wait while we wait for a layer that it unpacks.
+        own = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
         with self._changed:
-            self._fd, self._there = os.dup(fd), there
+            self._fd, self._there = own, there
             self._changed.notify_all()
 
     def advance(self, there: int) -> None:

@@ -164,6 +164,7 @@ PIECES = st.lists(
 )
 
 
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")
 @settings(max_examples=150, deadline=None)
 @given(PIECES, st.integers(0, 12), st.booleans())
 def test_a_tail_is_the_end_of_the_whole(
