@@ -271,6 +271,7 @@ class _Reading:
     def _last(self, files: LogFiles, count: int, *, finished: bool) -> tuple[list[LogLine], _Lines]:
         """The last lines, and what has been begun after them. ``files`` then stands at the end.
 
+        One that was begun before them, and never finished, may not be among them: for that all would have to be read.
         A window is read from its start to the end of the log; and one that is twice as long when that had too few
         lines, or one of which we cannot know that it has its beginning: the first of each stream.
         """
