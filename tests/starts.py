@@ -96,7 +96,7 @@ def settled(process: Process) -> Process:
     return process
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 5) -> float:
+def wait_until(condition: Callable[[], Any], seconds: float = 20) -> float:
     """How long it took; fails when it does not come true."""
     begin = time.monotonic()
     while not condition():

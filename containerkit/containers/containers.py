@@ -205,7 +205,8 @@ class Containers:
         with self._store.database.read() as rows:
             row = _by_name(rows, text) or _by_prefix(rows, text)
         if row is None:
-            raise ContainerNotFound(f"the store {self._store.path} has no container {text!r}")
+            hint = "containers.list(all=True) shows what is there"
+            raise ContainerNotFound(f"the store {self._store.path} has no container {text!r}: {hint}")
         return Container(self._store, row)
 
     def __contains__(self, container: str | Container) -> bool:

@@ -66,7 +66,8 @@ class Images:
         with self._store.database.read() as rows:
             row = _by_name(rows, image) or _by_id(rows, str(image))
         if row is None:
-            raise ImageNotFound(f"the store {self._store.path} has no image {str(image)!r}")
+            hint = "images.pull() brings it from a registry, load() and import_() from a file"
+            raise ImageNotFound(f"the store {self._store.path} has no image {str(image)!r}: {hint}")
         return Image(self._store, row)
 
     def __contains__(self, image: str | Reference) -> bool:

@@ -236,7 +236,7 @@ class Volumes:
         record(self._store.home, "volume", action, name, {"name": name, "driver": "local"})
 
     def _missing(self, name: str) -> VolumeNotFound:
-        return VolumeNotFound(f"the store {self._store.path} has no volume {name!r}")
+        return VolumeNotFound(f"the store {self._store.path} has no volume {name!r}: volumes.create() makes it")
 
     def _taken(self, name: str) -> NameTaken:
         return NameTaken(f"there is a volume {name!r} already: remove it, or use another name")

@@ -23,12 +23,6 @@ from containerkit.store import Store
 pytestmark = pytest.mark.both
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "store") as opened:
-        yield opened
-
-
 @pytest.fixture(params=["stopped", "running"])
 def container(store: Store, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Container]:
     (tmp_path / "bound").mkdir()

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from made_containers import busybox_image
 
 import containerkit as ck
 from containerkit.completed import Outcome
@@ -16,17 +13,6 @@ from containerkit.images.image import Image
 from containerkit.store import Store
 
 pytestmark = pytest.mark.both
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "store") as store:
-        yield store
-
-
-@pytest.fixture
-def image(store: Store) -> Image:
-    return busybox_image(store)
 
 
 def test_a_container_from_its_creation_to_its_end(store: Store, image: Image) -> None:

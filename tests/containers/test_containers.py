@@ -7,7 +7,6 @@ import re
 import stat
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -20,17 +19,6 @@ from containerkit.images.image import Image
 from containerkit.store import Store
 
 pytestmark = pytest.mark.both
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "store") as store:
-        yield store
-
-
-@pytest.fixture
-def image(store: Store) -> Image:
-    return busybox_image(store)
 
 
 def directory(container: Container) -> Path:

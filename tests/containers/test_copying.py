@@ -32,12 +32,6 @@ pytestmark = pytest.mark.both
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "store") as opened:
-        yield opened
-
-
-@pytest.fixture
 def container(store: Store) -> Iterator[Container]:
     made = store.containers.create(busybox_image(store), ["sleep", "1000"])
     yield made

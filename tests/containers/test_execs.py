@@ -16,7 +16,7 @@ import attrs
 import pytest
 from made_containers import busybox_image
 from patience import PATIENCE
-from starts import host_said
+from starts import host_said, wait_until
 from test_run import PYTHON, PYTHON_MOUNTS
 from test_sandbox import _DISGUISE as DISGUISE
 from test_sandbox import _WATCH as WATCH
@@ -35,14 +35,6 @@ Make = Callable[..., Container]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "store") as store:
-        yield store
-        for container in store.containers.list(all=True):
-            container.remove(force=True)
-
-
-@pytest.fixture
 def start(store: Store) -> Make:
     image = busybox_image(store)
 
@@ -52,13 +44,6 @@ def start(store: Store) -> Make:
         return container
 
     return start
-
-
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it has not come to that"
-        time.sleep(0.005)
 
 
 def said(container: Container, script: str, **options: object) -> str:
@@ -76,7 +61,7 @@ def test_it_is_in_every_namespace_of_the_container(start: Make) -> None:
     container = start()
     program = next(one for one in container.top().processes if one.pid == 2)
     with container.exec(["sleep", "77"]) as process:
-        until(lambda: "sleep 77" in commands(container))
+        wait_until(lambda: "sleep 77" in commands(container))
         for kind in ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"):
             ours, theirs = (os.readlink(f"/proc/{pid}/ns/{kind}") for pid in (process.pid, program.host_pid))
             assert ours == theirs, kind
@@ -89,13 +74,13 @@ def test_the_container_sees_it_and_it_sees_the_container(start: Make) -> None:
     container = start()
     assert "sleep 3600" in said(container, "ps")
     with container.exec(["sleep", "78"]):
-        until(lambda: "sleep 78" in said(container, "ps"))
+        wait_until(lambda: "sleep 78" in said(container, "ps"))
         assert said(container, "hostname").strip() == container.short_id
 
 
 def test_it_has_the_containers_walls(start: Make) -> None:
     container = start("cat /proc/self/status > /tmp/status; exec sleep 3600")
-    until(lambda: container.run(["test", "-s", "/tmp/status"]).ok)
+    wait_until(lambda: container.run(["test", "-s", "/tmp/status"]).ok)
     names = ("CapEff", "CapBnd", "CapPrm", "CapInh", "CapAmb", "NoNewPrivs", "Seccomp", "Seccomp_filters", "Groups")
     both = said(container, "cat /tmp/status; echo ---; cat /proc/self/status")
     first, second = (
@@ -108,7 +93,7 @@ def test_it_has_the_containers_walls(start: Make) -> None:
 
 def test_its_limits_are_the_containers(start: Make) -> None:
     container = start("ulimit -a > /tmp/limits; exec sleep 3600")
-    until(lambda: container.run(["test", "-s", "/tmp/limits"]).ok)
+    wait_until(lambda: container.run(["test", "-s", "/tmp/limits"]).ok)
     assert said(container, "ulimit -a") == said(container, "cat /tmp/limits")
 
 
@@ -205,9 +190,9 @@ def test_a_terminal_is_one_of_the_containers_own(start: Make) -> None:
         os.write(process.terminal, b"stty size; ls /dev/pts\n")
         assert b"20 40" in read_until(process, b"ptmx\r\n")
         os.write(process.terminal, b"sleep 3600\n")
-        until(lambda: commands(container).count("sleep 3600") == 2)
+        wait_until(lambda: commands(container).count("sleep 3600") == 2)
         os.write(process.terminal, b"\x03")
-        until(lambda: commands(container).count("sleep 3600") == 1)
+        wait_until(lambda: commands(container).count("sleep 3600") == 1)
         os.write(process.terminal, b"exit 9\n")
         assert process.wait(20) == 9
 
@@ -229,7 +214,7 @@ def test_the_container_ends_though_nobody_waits_for_what_was_started_in_it(start
 def test_closing_kills_it_and_nothing_else(start: Make) -> None:
     container = start()
     with container.exec(["sleep", "80"]):
-        until(lambda: "sleep 80" in commands(container))
+        wait_until(lambda: "sleep 80" in commands(container))
     assert "sleep 80" not in commands(container)
     assert container.status.status == "running"
 
@@ -255,7 +240,7 @@ def test_it_ends_with_the_program_that_started_it(start: Make) -> None:
         str(container._store.path),
         container.id,
     )
-    until(lambda: "sleep 82" not in commands(container))
+    wait_until(lambda: "sleep 82" not in commands(container))
 
 
 def test_a_detached_one_is_nobodys(start: Make) -> None:
@@ -269,9 +254,9 @@ def test_a_detached_one_is_nobodys(start: Make) -> None:
         container.id,
     )
     gc.collect()
-    until(lambda: "sleep 83" in commands(container))
+    wait_until(lambda: "sleep 83" in commands(container))
     os.kill(next(one.host_pid for one in container.top().processes if one.command == "sleep 83"), signal.SIGTERM)
-    until(lambda: "sleep 83" not in commands(container))
+    wait_until(lambda: "sleep 83" not in commands(container))
     container.exec(["sleep", "84"], detach=True)
     container.stop(timeout=0)
     with pytest.raises(InvalidValue, match="detach"):

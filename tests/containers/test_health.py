@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from made_containers import busybox_image
+from starts import wait_until
 
 from containerkit import spawn
 from containerkit.containers import life
@@ -31,19 +31,6 @@ needs_groups = pytest.mark.skipif("os.geteuid() != 0", reason="this user has no 
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "store") as store:
-        yield store
-        for container in store.containers.list(all=True):
-            container.remove(force=True)
-
-
-@pytest.fixture
-def image(store: Store) -> Image:
-    return busybox_image(store)
-
-
-@pytest.fixture
 def make(store: Store, image: Image) -> Make:
     """A running container; the first argument is its health check."""
 
@@ -55,13 +42,6 @@ def make(store: Store, image: Image) -> Make:
         return container
 
     return make
-
-
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it has not come to that"
-        time.sleep(0.005)
 
 
 def record(container: Container) -> Record:
@@ -103,7 +83,7 @@ def test_it_is_starting_and_then_healthy(make: Make) -> None:
     assert container.status.health == "starting"
     assert changes(container) == []
     container.run(["touch", "/well"], check=True)
-    until(lambda: container.status.health == "healthy")
+    wait_until(lambda: container.status.health == "healthy")
     assert record(container).health_streak == 0
     assert changes(container)[-1:] == ["healthy"]
 
@@ -117,7 +97,7 @@ def test_without_a_check_it_has_no_health(store: Store, image: Image) -> None:
 
 def test_it_is_unhealthy_after_so_many_failures_in_a_row(make: Make) -> None:
     container = make("echo try; exit 3", retries=3)
-    until(lambda: container.status.health == "unhealthy")
+    wait_until(lambda: container.status.health == "unhealthy")
     assert [(one.exit_code, one.output) for one in container.health_log()][:3] == [(3, "try\n")] * 3
     assert record(container).health_streak >= 3
     assert changes(container) == ["unhealthy"]
@@ -125,42 +105,42 @@ def test_it_is_unhealthy_after_so_many_failures_in_a_row(make: Make) -> None:
 
 def test_a_failure_between_two_successes_is_not_in_a_row(make: Make) -> None:
     container = make("echo x >> /count; test $(( $(grep -c x /count) % 2 )) = 1", retries=2)
-    until(lambda: container.status.health == "healthy")
-    until(lambda: [one.exit_code for one in container.health_log()].count(1) >= 2)
+    wait_until(lambda: container.status.health == "healthy")
+    wait_until(lambda: [one.exit_code for one in container.health_log()].count(1) >= 2)
     assert container.status.health == "healthy"
     assert changes(container) == ["healthy"]
 
 
 def test_it_may_get_well_again(make: Make) -> None:
     container = make("test -e /well", retries=1)
-    until(lambda: container.status.health == "unhealthy")
+    wait_until(lambda: container.status.health == "unhealthy")
     container.run(["touch", "/well"], check=True)
-    until(lambda: container.status.health == "healthy")
+    wait_until(lambda: container.status.health == "healthy")
     container.run(["rm", "/well"], check=True)
-    until(lambda: container.status.health == "unhealthy")
+    wait_until(lambda: container.status.health == "unhealthy")
     assert changes(container) == ["unhealthy", "healthy", "unhealthy"]
 
 
 def test_in_its_start_period_a_failure_does_not_count_until_a_success(make: Make) -> None:
     container = make("test -e /well", retries=1, start_period=600.0)
-    until(lambda: len(container.health_log()) >= 3)
+    wait_until(lambda: len(container.health_log()) >= 3)
     assert container.status.health == "starting"
     assert record(container).health_streak == 0
     container.run(["touch", "/well"], check=True)
-    until(lambda: container.status.health == "healthy")
+    wait_until(lambda: container.status.health == "healthy")
     container.run(["rm", "/well"], check=True)
-    until(lambda: container.status.health == "unhealthy")
+    wait_until(lambda: container.status.health == "unhealthy")
 
 
 def test_after_its_start_period_it_does(make: Make) -> None:
     container = make("false", retries=1, start_period=0.4)
-    until(lambda: container.status.health == "unhealthy")
+    wait_until(lambda: container.status.health == "unhealthy")
     assert record(container).started_ns + 0.4e9 <= container.health_log()[-1].start_ns + 2e6
 
 
 def test_what_takes_too_long_is_killed_and_has_failed(make: Make) -> None:
     container = make("echo begun; sleep 600", timeout=0.2)
-    until(lambda: container.status.health == "unhealthy")
+    wait_until(lambda: container.status.health == "unhealthy")
     first = container.health_log()[0]
     assert (first.exit_code, first.output) == (None, "begun\n")
     assert "timeout" in str(first.error)
@@ -169,13 +149,13 @@ def test_what_takes_too_long_is_killed_and_has_failed(make: Make) -> None:
 
 def test_a_test_that_is_not_there_fails_and_says_so(make: Make) -> None:
     container = make(["/nonesuch"])
-    until(lambda: container.status.health == "unhealthy")
+    wait_until(lambda: container.status.health == "unhealthy")
     assert "No such file" in str(container.health_log()[0].error)
 
 
 def test_from_one_to_the_next_the_interval_passes(make: Make) -> None:
     container = make("sleep 0.1", interval=0.3)
-    until(lambda: len(container.health_log()) >= 3)
+    wait_until(lambda: len(container.health_log()) >= 3)
     found = container.health_log()
     assert found[0].start_ns - record(container).started_ns >= 0.29e9
     assert all(later.start_ns - one.end_ns >= 0.29e9 for one, later in pairwise(found))
@@ -189,7 +169,7 @@ def test_it_runs_as_the_containers_program_does(make: Make) -> None:
     walls = "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status; cat /proc/self/cgroup"
     show = f"id -u; pwd; echo $WORD; id; env; {walls}"
     container = make(show, f"{show}; exec sleep 600", user=user, workdir="/work", env={"WORD": "here"})
-    until(container.health_log)
+    wait_until(container.health_log)
     assert container.health_log()[0].output == said(container)
     assert container.health_log()[0].output.split()[:3] == ["1000" if user else "0", "/work", "here"]
 
@@ -197,7 +177,7 @@ def test_it_runs_as_the_containers_program_does(make: Make) -> None:
 def test_it_is_in_the_containers_namespaces(make: Make) -> None:
     show = "for kind in user mnt pid net ipc uts cgroup time; do stat -Lc %i /proc/self/ns/$kind; done"
     container = make(show, f"{show}; exec sleep 600")
-    until(container.health_log)
+    wait_until(container.health_log)
     assert container.health_log()[0].output == said(container)
     assert all(line.isdecimal() for line in said(container).split())
     assert len(set(said(container).split())) == 8
@@ -205,7 +185,7 @@ def test_it_is_in_the_containers_namespaces(make: Make) -> None:
 
 def test_a_program_that_is_pid_1_itself_is_tested_too(make: Make) -> None:
     container = make("test $$ != 1 && ps", init=False)
-    until(lambda: container.status.health == "healthy")
+    wait_until(lambda: container.status.health == "healthy")
     begin = time.monotonic()
     container.kill()
     assert time.monotonic() - begin < 5
@@ -213,14 +193,16 @@ def test_a_program_that_is_pid_1_itself_is_tested_too(make: Make) -> None:
 
 def test_its_output_is_kept_from_the_beginning_and_never_holds_it_up(make: Make) -> None:
     container = make("seq 1 100000 >&2; echo end")
-    until(lambda: container.status.health == "healthy")
+    wait_until(lambda: container.status.health == "healthy")
     text = "".join(f"{number}\n" for number in range(1, 2000))
     assert container.health_log()[0].output == text[:4096]
 
 
 def test_five_results_are_kept(make: Make) -> None:
     container = make("echo x >> /count; grep -c x /count")
-    until(lambda: (container.health_log() or [None])[-1] is not None and int(container.health_log()[-1].output) >= 8)
+    wait_until(
+        lambda: (container.health_log() or [None])[-1] is not None and int(container.health_log()[-1].output) >= 8
+    )
     numbers = [int(one.output) for one in container.health_log()]
     assert len(numbers) == 5
     assert numbers == sorted(numbers)
@@ -228,17 +210,17 @@ def test_five_results_are_kept(make: Make) -> None:
 
 def test_what_it_forks_is_killed_with_it_when_it_hangs(make: Make) -> None:
     container = make("sleep 601 & (sleep 602 & sleep 603) & sleep 604", timeout=0.3)
-    until(lambda: container.run(["ps"]).stdout.count("sleep 60") == 5)
-    until(lambda: container.status.health == "unhealthy")
+    wait_until(lambda: container.run(["ps"]).stdout.count("sleep 60") == 5)
+    wait_until(lambda: container.status.health == "unhealthy")
     with Control(container.directory.fileno()) as control:
         control.paused(True)
-    until(lambda: container.run(["ps"]).stdout.count("sleep 60") == 1)
+    wait_until(lambda: container.run(["ps"]).stdout.count("sleep 60") == 1)
     container.stop(timeout=0)
 
 
 def test_one_that_leaves_a_process_behind_has_ended_all_the_same(make: Make) -> None:
     container = make("sleep 601 & echo started", interval=0.1)
-    until(lambda: container.status.health == "healthy")
+    wait_until(lambda: container.status.health == "healthy")
     assert container.health_log()[0].output == "started\n"
 
 
@@ -248,21 +230,21 @@ def test_nothing_is_left_of_many(make: Make) -> None:
     def count() -> int:
         return int(container.run(["grep", "-c", "x", "/count"]).stdout or 0)
 
-    until(lambda: container.status.health == "healthy")
+    wait_until(lambda: container.status.health == "healthy")
     monitor = record(container).monitor_pid
-    until(lambda: count() >= 60)
+    wait_until(lambda: count() >= 60)
     with Control(container.directory.fileno()) as control:
         control.paused(True)
-    until(lambda: len(children(monitor)) == 1)  # the container's PID 1
+    wait_until(lambda: len(children(monitor)) == 1)  # the container's PID 1
     if os.geteuid() == 0:
         before = len(os.listdir(f"/proc/{monitor}/fd"))
         with Control(container.directory.fileno()) as control:
             control.paused(False)
             seen = count()
-            until(lambda: count() >= seen + 30)
+            wait_until(lambda: count() >= seen + 30)
             control.paused(True)
-        until(lambda: len(children(monitor)) == 1)
-        until(lambda: len(os.listdir(f"/proc/{monitor}/fd")) <= before)
+        wait_until(lambda: len(children(monitor)) == 1)
+        wait_until(lambda: len(os.listdir(f"/proc/{monitor}/fd")) <= before)
 
 
 # ---- the container's life goes on ------------------------------------------------------------------------------------
@@ -270,9 +252,9 @@ def test_nothing_is_left_of_many(make: Make) -> None:
 
 def test_one_that_hangs_holds_nothing_up(make: Make) -> None:
     container = make("echo begun > /begun; sleep 600", "while :; do echo tick; sleep 0.05; done", retries=1)
-    until(lambda: container.run(["test", "-e", "/begun"]).returncode == 0)
+    wait_until(lambda: container.run(["test", "-e", "/begun"]).returncode == 0)
     before = said(container)
-    until(lambda: len(said(container)) > len(before))
+    wait_until(lambda: len(said(container)) > len(before))
     begin = time.monotonic()
     container.stop(timeout=0)
     assert time.monotonic() - begin < 5
@@ -293,29 +275,29 @@ def test_its_end_may_meet_a_test_at_any_moment(make: Make) -> None:
 
 def test_after_a_restart_it_is_starting_again(make: Make) -> None:
     container = make("test -e /well", "touch /well; sleep 0.5; rm /well; exit 1", restart="always")
-    until(lambda: container.status.health == "healthy")
-    until(lambda: record(container).restarts >= 1)
-    until(lambda: container.status.health == "starting")
-    until(lambda: container.status.health == "healthy")
+    wait_until(lambda: container.status.health == "healthy")
+    wait_until(lambda: record(container).restarts >= 1)
+    wait_until(lambda: container.status.health == "starting")
+    wait_until(lambda: container.status.health == "healthy")
     assert set(changes(container)) == {"healthy"}
 
 
 def test_a_new_start_has_a_new_log(make: Make) -> None:
     container = make("false")
-    until(lambda: len(container.health_log()) >= 3)
+    wait_until(lambda: len(container.health_log()) >= 3)
     container.restart(timeout=0)
-    until(lambda: record(container).health_streak == 1)
+    wait_until(lambda: record(container).health_streak == 1)
     assert len(container.health_log()) < 3
 
 
 def test_it_ends_with_its_monitor(make: Make) -> None:
     container = make("sleep 600")
     monitor = record(container).monitor_pid
-    until(lambda: len(children(monitor)) == 2)
+    wait_until(lambda: len(children(monitor)) == 2)
     pids = [os.pidfd_open(pid) for pid in children(monitor)]
     try:
         os.kill(monitor, signal.SIGKILL)
-        until(lambda: all(spawn.poll([pid], 0) for pid in pids))
+        wait_until(lambda: all(spawn.poll([pid], 0) for pid in pids))
     finally:
         for pid in pids:
             os.close(pid)
@@ -325,14 +307,14 @@ def test_it_ends_with_its_monitor(make: Make) -> None:
 @needs_groups
 def test_a_paused_one_is_not_tested(make: Make) -> None:
     container = make("true", retries=1, timeout=0.1)
-    until(lambda: container.status.health == "healthy")
+    wait_until(lambda: container.status.health == "healthy")
     container.pause()
     before = container.health_log()
     time.sleep(0.5)
     assert container.health_log() in (before, [*before, *container.health_log()[-1:]][-5:])
     assert container.status.health == "healthy"
     container.unpause()
-    until(lambda: container.health_log()[-1].start_ns > before[-1].end_ns + 400_000_000)
+    wait_until(lambda: container.health_log()[-1].start_ns > before[-1].end_ns + 400_000_000)
     assert container.status.health == "healthy"
     assert changes(container) == ["healthy"]
 
@@ -347,19 +329,19 @@ def test_a_start_of_it_that_hangs_holds_nothing_up(make: Make) -> None:
     with group:
         group.freeze()
         try:
-            until(lambda: len(children(monitor)) >= 2)
+            wait_until(lambda: len(children(monitor)) >= 2)
             for _ in range(50):
                 with Control(container.directory.fileno()) as control:
                     control.policy(0, 0)
                 time.sleep(0.01)
         finally:
             group.thaw()
-    until(lambda: any(one.exit_code == 0 for one in container.health_log()))
+    wait_until(lambda: any(one.exit_code == 0 for one in container.health_log()))
     container.stop(timeout=0)
 
 
 @needs_root
 def test_it_inherits_no_descriptor(make: Make) -> None:
     container = make("ls -l /proc/self/fd; echo; ls /proc/self/fd")
-    until(container.health_log)
+    wait_until(container.health_log)
     assert container.health_log()[0].output.split("\n\n")[1].split() == ["0", "1", "2", "3"]  # 3 is the directory's

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from made_containers import busybox_image
 
 import containerkit as ck
 from containerkit.containers.spec import Health
@@ -23,17 +21,6 @@ Id Created Path Args State Image ResolvConfPath HostnamePath HostsPath LogPath N
 MountLabel ProcessLabel AppArmorProfile ExecIDs HostConfig GraphDriver Mounts Config NetworkSettings
 """
 STATE = "Status Running Paused Restarting OOMKilled Dead Pid ExitCode Error StartedAt FinishedAt"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "store") as store:
-        yield store
-
-
-@pytest.fixture
-def image(store: Store) -> Image:
-    return busybox_image(store)
 
 
 def test_a_new_container_as_docker_says_it(store: Store, image: Image) -> None:

@@ -8,11 +8,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from made_containers import busybox_image
+from starts import wait_until
 
 import containerkit as ck
 from containerkit import spawn
@@ -33,31 +33,11 @@ needs_groups = pytest.mark.skipif("os.geteuid() != 0", reason="this user has no 
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "store") as store:
-        yield store
-        for container in store.containers.list(all=True):
-            container.remove(force=True)
-
-
-@pytest.fixture
-def image(store: Store) -> Image:
-    return busybox_image(store)
-
-
-@pytest.fixture
 def make(store: Store, image: Image) -> Make:
     def make(script: str, **options: object) -> Container:
         return store.containers.create(image, ["sh", "-c", script], **options)  # type: ignore[arg-type]
 
     return make
-
-
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it has not come to that"
-        time.sleep(0.005)
 
 
 def said(container: Container) -> str:
@@ -167,8 +147,8 @@ def test_starts_at_once_start_it_once(store: Store, make: Make) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    until(lambda: container.status.status == "running")
-    until(lambda: said(container))
+    wait_until(lambda: container.status.status == "running")
+    wait_until(lambda: said(container))
     assert said(container) == "once\n"
 
 
@@ -178,7 +158,7 @@ def test_starts_at_once_start_it_once(store: Store, make: Make) -> None:
 def test_stop_asks_first(make: Make) -> None:
     container = make("trap 'echo bye; exit 7' TERM; echo up; while :; do sleep 0.05; done")
     container.start()
-    until(lambda: said(container))
+    wait_until(lambda: said(container))
     container.stop()
     assert container.status[:3] == ("exited", 0, 7)
     assert said(container) == "up\nbye\n"
@@ -188,7 +168,7 @@ def test_stop_asks_first(make: Make) -> None:
 def test_stop_kills_what_does_not_listen(make: Make) -> None:
     container = make("trap '' TERM; echo up; while :; do sleep 0.05; done")
     container.start()
-    until(lambda: said(container))
+    wait_until(lambda: said(container))
     begin = time.monotonic()
     container.stop(timeout=0.3)
     assert time.monotonic() - begin >= 0.3
@@ -198,7 +178,7 @@ def test_stop_kills_what_does_not_listen(make: Make) -> None:
 def test_its_own_stop_signal(make: Make) -> None:
     container = make("trap 'exit 9' USR1; echo up; while :; do sleep 0.05; done", stop_signal="USR1")
     container.start()
-    until(lambda: said(container))
+    wait_until(lambda: said(container))
     container.stop()
     assert container.status.exit_code == 9
 
@@ -206,9 +186,9 @@ def test_its_own_stop_signal(make: Make) -> None:
 def test_kill_sends_any_signal(make: Make) -> None:
     container = make("trap 'echo got' USR2; echo up; while :; do sleep 0.05; done")
     container.start()
-    until(lambda: said(container))
+    wait_until(lambda: said(container))
     container.kill("USR2")
-    until(lambda: "got" in said(container))
+    wait_until(lambda: "got" in said(container))
     assert container.status.status == "running"
     container.kill()
     assert container.status.exit_code == 137
@@ -219,13 +199,13 @@ def test_kill_sends_any_signal(make: Make) -> None:
 def test_restart_is_another_run(make: Make) -> None:
     container = make("echo up; exec sleep 60")
     container.start()
-    until(lambda: said(container))
+    wait_until(lambda: said(container))
     first = container.status
     container.restart()
     second = container.status
     assert second.status == "running"
     assert second.pid != first.pid
-    until(lambda: said(container) == "up\nup\n")
+    wait_until(lambda: said(container) == "up\nup\n")
 
 
 def test_wait_gives_up_in_time(make: Make) -> None:
@@ -240,7 +220,7 @@ def test_wait_gives_up_in_time(make: Make) -> None:
 def test_a_paused_one_stands_still_and_can_be_stopped(make: Make) -> None:
     container = make("while :; do echo tick; sleep 0.01; done")
     container.start()
-    until(lambda: said(container))
+    wait_until(lambda: said(container))
     container.pause()
     assert container.status.status == "paused"
     with pytest.raises(ck.WrongState, match="paused"):
@@ -249,7 +229,7 @@ def test_a_paused_one_stands_still_and_can_be_stopped(make: Make) -> None:
     time.sleep(0.1)
     assert said(container) == before
     container.unpause()
-    until(lambda: len(said(container)) > len(before))
+    wait_until(lambda: len(said(container)) > len(before))
     container.pause()
     container.stop(timeout=0.5)
     assert container.status.status == "exited"
@@ -299,7 +279,7 @@ def test_on_failure_leaves_alone_what_went_well(make: Make) -> None:
 def test_always_goes_on_until_it_is_stopped(make: Make) -> None:
     container = make("echo again; exit 0", restart="always")
     container.start()
-    until(lambda: container.status.restarts >= 2)
+    wait_until(lambda: container.status.restarts >= 2)
     container.stop()
     found = container.status
     assert found.status == "exited"
@@ -347,7 +327,7 @@ def test_without_stdin_open_its_input_is_empty(make: Make) -> None:
 def test_it_has_a_terminal_of_the_size_it_is_given(make: Make) -> None:
     container = make("tty; read line; stty size; echo got $line", tty=True, stdin_open=True)
     container.start()
-    until(lambda: "/dev/pts/" in said(container))
+    wait_until(lambda: "/dev/pts/" in said(container))
     with Control(container.directory.fileno()) as control:
         control.resize(33, 77)
         control.stdin(b"word\r")
@@ -409,7 +389,7 @@ def test_when_its_monitor_is_killed_it_ends_and_is_dead(make: Make) -> None:
         assert container.wait(20) == 137
         found = container.status
         assert (found.status, found.exit_code, found.pid) == ("dead", 137, 0)
-        until(lambda: spawn.poll([pid], 0))
+        wait_until(lambda: spawn.poll([pid], 0))
     finally:
         os.close(pid)
     container.start()  # and can go on

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -190,12 +189,6 @@ class Machine(RuleBasedStateMachine):
         for model in self.models.values():
             model.container.remove(force=True)
         assert os.listdir(Path(self.store.path) / "containers") == []
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "store") as store:
-        yield store
 
 
 def test_every_order_of_acts_gives_what_the_model_says(store: Store) -> None:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from made_containers import busybox_image
 
 import containerkit as ck
 from containerkit.completed import Outcome
@@ -15,17 +12,6 @@ from containerkit.images.image import Image
 from containerkit.store import Store
 
 pytestmark = pytest.mark.both
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "store") as store:
-        yield store
-
-
-@pytest.fixture
-def image(store: Store) -> Image:
-    return busybox_image(store)
 
 
 def test_what_it_said_and_how_it_ended(store: Store, image: Image) -> None:

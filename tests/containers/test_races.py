@@ -12,24 +12,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from made_containers import busybox_image
 
 import containerkit as ck
 from containerkit.images.image import Image
 from containerkit.store import Store
 
 pytestmark = pytest.mark.both
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "store") as store:
-        yield store
-
-
-@pytest.fixture
-def image(store: Store) -> Image:
-    return busybox_image(store)
 
 
 LOOK = """

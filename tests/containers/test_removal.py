@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from made_containers import busybox_image
 
 import containerkit as ck
 from containerkit.containers.container import Container
@@ -17,17 +15,6 @@ from containerkit.storage.locks import try_lock
 from containerkit.store import Store
 
 pytestmark = pytest.mark.both
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "store") as store:
-        yield store
-
-
-@pytest.fixture
-def image(store: Store) -> Image:
-    return busybox_image(store)
 
 
 def directories(store: Store) -> list[str]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -24,14 +23,6 @@ from containerkit.store import Store
 pytestmark = pytest.mark.both
 
 Make = Callable[..., Container]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "store") as store:
-        yield store
-        for container in store.containers.list(all=True):
-            container.remove(force=True)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import pexpect
 import pytest
 from made_containers import busybox_image
 from patience import PATIENCE
+from starts import wait_until
 
 import containerkit
 from containerkit.containers.attach import Attached
@@ -36,14 +37,6 @@ with Store(sys.argv[1]) as store:
 print("code", code, end="\\n\\r")
 """
 PROMPT = r"/ [#$] "
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "store") as store:
-        yield store
-        for container in store.containers.list(all=True):
-            container.remove(force=True)
 
 
 @pytest.fixture
@@ -99,13 +92,6 @@ def is_raw(seat: pexpect.spawn[str]) -> bool:
     return not termios.tcgetattr(seat.child_fd)[3] & (termios.ICANON | termios.ECHO | termios.ISIG)
 
 
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it has not come to that"
-        time.sleep(0.005)
-
-
 def test_a_shell_is_used_and_left_with_its_exit_code(shell: Container, sit: Sit) -> None:
     seat = sit(shell)
     seat.expect(PROMPT)
@@ -131,14 +117,14 @@ def test_the_size_is_that_of_the_terminal_and_follows_it(shell: Container, sit: 
         seat.send("stty size\r")
         return seat.expect(["44 132\r\n", r"\d+ \d+\r\n"]) == 0
 
-    until(asked)
+    wait_until(asked)
 
 
 def test_control_c_interrupts_the_program_and_not_us(shell: Container, sit: Sit) -> None:
     seat = sit(shell)
     seat.expect(PROMPT)
     seat.send("sleep 3600 || echo interrupted $?\r")
-    until(lambda: any(one.command == "sleep 3600" for one in shell.top().processes))
+    wait_until(lambda: any(one.command == "sleep 3600" for one in shell.top().processes))
     seat.send("\x03")
     seat.expect(PROMPT)
     seat.send("exit\r")
@@ -149,13 +135,13 @@ def test_control_z_stops_the_program_and_not_us(shell: Container, sit: Sit) -> N
     seat = sit(shell)
     seat.expect(PROMPT)
     seat.send("sleep 3600\r")
-    until(lambda: any(one.command == "sleep 3600" for one in shell.top().processes))
+    wait_until(lambda: any(one.command == "sleep 3600" for one in shell.top().processes))
     seat.send("\x1a")
     seat.expect("Stopped")
     seat.expect(PROMPT)
     seat.send("fg\r")
     seat.expect("sleep 3600\r\n")
-    until(lambda: any(one.command == "sleep 3600" and one.state == "S" for one in shell.top().processes))
+    wait_until(lambda: any(one.command == "sleep 3600" and one.state == "S" for one in shell.top().processes))
     seat.send("\x03")
     seat.expect(PROMPT)
     seat.send("exit 8\r")
@@ -219,7 +205,7 @@ def test_the_first_words_are_seen_by_who_starts_it(store: Store, sit: Sit) -> No
 def test_whoever_is_killed_leaves_a_terminal_that_can_be_used(shell: Container, sit: Sit, signum: int) -> None:
     seat = sit(shell)
     seat.expect(PROMPT)
-    until(lambda: is_raw(seat))
+    wait_until(lambda: is_raw(seat))
     keep = os.open(os.readlink(f"/proc/{seat.pid}/fd/0"), os.O_RDWR | os.O_NOCTTY)
     try:
         seat.kill(signum)
@@ -234,12 +220,12 @@ def test_whoever_is_killed_leaves_a_terminal_that_can_be_used(shell: Container, 
 def test_who_is_stopped_gives_the_terminal_back_meanwhile(shell: Container, sit: Sit) -> None:
     seat = sit(shell, with_jobs=True)
     seat.expect(PROMPT)
-    until(lambda: is_raw(seat))
+    wait_until(lambda: is_raw(seat))
     os.kill(os.tcgetpgrp(seat.child_fd), signal.SIGTSTP)
     seat.expect("Stopped")
-    until(lambda: not is_raw(seat))
+    wait_until(lambda: not is_raw(seat))
     seat.send("fg\r")
-    until(lambda: is_raw(seat))
+    wait_until(lambda: is_raw(seat))
     seat.send("exit 4\r")
     seat.expect("code 4")
     seat.send("exit\r")
