@@ -166,7 +166,7 @@ class Container:
 
     def start(self) -> None:
         """Start it. One that runs already stays as it is. Raises SpawnError when its program cannot be started."""
-        from .life import start
+        from .starting import start
 
         start(self)
 

@@ -215,7 +215,8 @@ def _launch(
     tty: bool | tuple[int, int],
     stack: ExitStack,
 ) -> Launch:
-    from .life import environment, group
+    from .group import group
+    from .starting import environment
 
     spec = container.spec
     cgroup = group(container)

@@ -11,6 +11,7 @@ from .._container_errors import ContainerNotFound
 from ..completed import Outcome, Usage
 from ..errors import ContainerkitError, ProcessFailed, TimeoutExpired
 from . import life
+from .group import usage
 from .logs import logs_of
 from .possession import await_end
 from .wakeups import Wakeups
@@ -119,7 +120,7 @@ def _result(container: Container, late: bool) -> Ran:
     status = container.status
     out, err = _said(container)
     oom = str(status.oom_killed) if status.oom_killed else None
-    return Ran(container, container.spec.args, code, out, err, _outcome(code, late, status), life.usage(container), oom)
+    return Ran(container, container.spec.args, code, out, err, _outcome(code, late, status), usage(container), oom)
 
 
 def _outcome(code: int, late: bool, status: Any) -> Outcome:

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import fcntl
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .._container_errors import MonitorLost, WrongState
 from ..storage.locks import Lock, try_lock
 from .control import Control
-from .state import LOCK
+from .state import LOCK, is_alive
 
 if TYPE_CHECKING:
     from .container import Container
 
-__all__ = ["await_end", "is_awaited", "possess"]
+__all__ = ["await_end", "is_awaited", "possess", "possessed", "wait_until_free"]
 
 _FIRST, _LONGEST = 0.0002, 0.01  # seconds between two attempts
+_LOOK = 0.5  # seconds between two looks at a lock that a dying monitor may still hold
 _PATIENCE = 30.0  # seconds that a start may take
 
 
@@ -67,3 +70,28 @@ def is_awaited(container: Container) -> bool:
         return True
     fcntl.flock(container.directory.fileno(), fcntl.LOCK_UN)
     return False
+
+
+@contextmanager
+def possessed(container: Container) -> Iterator[Lock | None]:
+    """Its lock, which a monitor holds as long as it runs; None when it has one."""
+    lock = possess(container)
+    if lock is None:
+        yield None
+        return
+    try:
+        yield lock
+    finally:
+        lock.close()
+
+
+def wait_until_free(container: Container, timeout: float | None) -> bool:
+    """Until nobody has its lock; a monitor that has just ended may have it for a moment more."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    pause = 0.0005
+    while is_alive(container.directory.fileno()):
+        if deadline is not None and time.monotonic() >= deadline:
+            return False
+        time.sleep(pause)
+        pause = min(pause * 2, _LOOK)
+    return True

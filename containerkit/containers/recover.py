@@ -34,7 +34,8 @@ def recover(store: Store) -> int:
 
 def _recover(container: Container, row: Row) -> bool:
     """Whether it was removed. What is damaged, or somebody else is at, is theirs."""
-    from .life import settle, status_of
+    from .group import settle
+    from .life import status_of
 
     with suppress(ContainerkitError, OSError):
         if status_of(container, row).status not in ("exited", "dead"):

@@ -17,6 +17,7 @@ from ..storage.events import record
 from ..storage.locks import Lock, try_lock
 from . import life
 from .events import emit
+from .group import clean
 from .possession import possess
 from .state import LOCK
 
@@ -64,7 +65,7 @@ def _clean(container: Container, row: Row) -> None:
     """What the latest start has made outside of the store; an end in good order has left nothing of it."""
     if row.run is None:
         return
-    life.clean(container, row)
+    clean(container, row)
 
 
 def _delete(store: Store, container: Container, volumes: bool) -> None:

@@ -127,7 +127,7 @@ class StatsOfContainer:
 
 def group_of(container: Container) -> Cgroup:
     """A handle of its control group, which the caller closes."""
-    from .life import group
+    from .group import group
 
     found = group(container)
     if found is None:

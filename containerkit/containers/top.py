@@ -82,7 +82,7 @@ def top(container: Container) -> Top:
 
 def _of_group(container: Container) -> list[int] | None:
     """All that are in its control group: on a busy machine much fewer to look at. None without one."""
-    from .life import group
+    from .group import group
 
     found = group(container)
     if found is None:

@@ -14,9 +14,9 @@ import pytest
 from starts import wait_until
 
 from containerkit import spawn
-from containerkit.containers import life
 from containerkit.containers.container import Container
 from containerkit.containers.control import Control
+from containerkit.containers.group import group as group_of
 from containerkit.containers.spec import Health
 from containerkit.containers.state import Record, read_record
 from containerkit.images.image import Image
@@ -324,7 +324,7 @@ def test_a_start_of_it_that_hangs_holds_nothing_up(make: Make) -> None:
     """Nobody has told the monitor that the group is frozen: the test does not even come to its exec."""
     container = make("true", timeout=0.1, retries=1)
     monitor = record(container).monitor_pid
-    group = life.group(container)
+    group = group_of(container)
     assert group is not None
     with group:
         group.freeze()

@@ -17,9 +17,10 @@ from starts import wait_until
 import containerkit as ck
 from containerkit import spawn
 from containerkit.cgroup.apply import read_back
-from containerkit.containers import life
 from containerkit.containers.container import Container
 from containerkit.containers.control import Control
+from containerkit.containers.group import group as group_of
+from containerkit.containers.group import usage
 from containerkit.containers.state import is_alive, read_record
 from containerkit.images.image import Image
 from containerkit.store import Store
@@ -73,7 +74,7 @@ def test_what_it_used_is_known_afterwards(make: Make) -> None:
     container = make("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done")
     container.start()
     container.wait(20)
-    used = life.usage(container)
+    used = usage(container)
     assert used is not None
     assert used.cpu_seconds > 0
     assert used.wall_seconds > 0
@@ -120,9 +121,20 @@ def test_a_program_that_is_not_there_is_an_error_and_leaves_nothing(store: Store
     assert container.status.status == "created"
     assert "nonesuch" in str(container.status.error)
     assert not is_alive(container.directory.fileno())
-    assert life.group(container) is None
+    assert group_of(container) is None
     with pytest.raises(ck.WrongState, match="never started"):
         container.wait(5)
+
+
+@needs_groups
+def test_a_start_that_cannot_be_begun_leaves_no_group(make: Make, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    container = make("true", mounts=[ck.Bind(source, "/mnt")])
+    source.rmdir()
+    with pytest.raises(ck.ContainerkitError):
+        container.start()
+    assert not list(Path("/sys/fs/cgroup").glob(f"**/ck-{container.id[:24]}"))
 
 
 def test_read_only_means_its_own_files(make: Make) -> None:
@@ -241,7 +253,7 @@ def test_a_paused_one_stands_still_and_can_be_stopped(make: Make) -> None:
 def test_limits_are_kept_and_changed_while_it_runs(make: Make) -> None:
     container = make("sleep 60", limits=ck.Limits(memory_max="64M", pids_max=20))
     container.start()
-    group = life.group(container)
+    group = group_of(container)
     assert group is not None
     with group:
         assert read_back(group.dirs, container.spec.limits)["memory_max"].find(str(64 << 20)) >= 0
@@ -415,7 +427,7 @@ def test_who_gives_up_a_start_leaves_nothing(make: Make, monkeypatch: pytest.Mon
     with pytest.raises(KeyboardInterrupt):
         container.start()
     assert not is_alive(container.directory.fileno())
-    assert life.group(container) is None
+    assert group_of(container) is None
     monkeypatch.undo()
     container.start()
     assert container.status.status == "running"
