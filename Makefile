@@ -168,6 +168,8 @@ bench: setup
 	$(BIN)/python benchmarks/walls.py
 	$(BIN)/python benchmarks/cgroup.py
 	$(BIN)/python benchmarks/quotas.py
+	$(BIN)/python benchmarks/containers.py
+	$(BIN)/python benchmarks/copying.py
 
 .PHONY: docs
 docs: dev

@@ -9,14 +9,12 @@
 * many: so many detached containers at once: how fast they start, what a monitor and a container take of memory, how
   long ``list()`` takes, and stopping all.
 * flood: a container that writes as fast as it may: how fast that is, and how much of it lies on the disk at the end.
-* copy: 1 GiB in and out, against ``cp -a``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -37,7 +35,6 @@ import containerkit as ck
 RESULTS = Path(__file__).parent / "results" / "containers.json"
 LIMITS = ck.Limits(memory_max="256M", cpu_max=1.0, pids_max=64)
 LIMIT_OPTIONS = ["--memory=256m", "--cpus=1", "--pids-limit=64"]
-GIB = 1 << 30
 
 Start = Callable[[], float]
 
@@ -193,36 +190,6 @@ def flood(store: ck.Store, image: ck.Image, megabytes: int) -> dict[str, Any]:
     }
 
 
-def copies(store: ck.Store, image: ck.Image, area: Area, rounds: int) -> dict[str, Any]:
-    source = area.path / "gib"
-    with open(source, "wb") as file:
-        for _ in range(GIB >> 20):
-            file.write(os.urandom(1 << 20))
-    target = area.path / "copied"
-    container = store.containers.create(image, ["sleep", "3600"])
-    container.start()
-    area.stack.callback(container.remove, force=True)
-
-    def fresh(call: Callable[[], object], inside: bool = False) -> Start:
-        """To a name that is new: to free a GiB takes as long as to write one."""
-
-        def start() -> float:
-            target.unlink(missing_ok=True)
-            if inside:
-                container.run(["/bin/sh", "-c", "rm -f /gib"], check=True)
-            os.sync()
-            return timed(call)
-
-        return start
-
-    contestants = {
-        "cp -a": fresh(lambda: subprocess.run(["cp", "-a", source, target], check=True)),
-        "copy_in": fresh(lambda: container.copy_in(source, "/gib"), inside=True),
-        "copy_out": fresh(lambda: container.copy_out("/gib", target)),
-    }
-    return contest(contestants, rounds)
-
-
 # ---- the report ------------------------------------------------------------------------------------------------------
 
 
@@ -269,10 +236,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--many", type=int, default=200)
-    parser.add_argument("--only", nargs="*", choices=("life", "exec", "many", "flood", "copy"))
+    parser.add_argument("--only", nargs="*", choices=("life", "exec", "many", "flood"))
     parser.add_argument("--json", action="store_true", help=f"write {RESULTS.name}")
     arguments = parser.parse_args()
-    wanted = arguments.only or ("life", "exec", "many", "flood", "copy")
+    wanted = arguments.only or ("life", "exec", "many", "flood")
     results: dict[str, Any] = {"machine": facts()}
     with Area() as area:
         store = area.stack.enter_context(ck.Store(area.path / "store"))
@@ -293,10 +260,6 @@ def main() -> None:
         if "flood" in wanted:
             results["flood"] = flood(store, image, 2000)
             show("a container that writes as fast as it may", results["flood"])
-        if "copy" in wanted:
-            results["copy"] = copies(store, image, area, 3)
-            ratios(results["copy"], "cp -a")
-            show("1 GiB", results["copy"])
     if arguments.json:
         RESULTS.write_text(json.dumps(results, indent=2) + "\n")
 

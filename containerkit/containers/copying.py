@@ -308,6 +308,10 @@ def _path_status(path: bytes, found: FileStatus) -> PathStatus:
 # ---- the host's side -------------------------------------------------------------------------------------------------
 
 
+_LINK_AS_DESTINATION = (
+    "it is a symbolic link, which an earlier copy from a container may have put there: name what it leads to, or end "
+    "the name of a directory with '/'"
+)
 _NOT_FOLLOWED = "on the host no link is followed that the container may have made: name what it leads to"
 
 
@@ -428,10 +432,15 @@ def _open(path: StrPath, flags: int, directory: int | None = None) -> int:
 
 
 def _locate_local(guarded: _Guarded | None, destination: StrPath, stack: ExitStack) -> Where:
-    """As :func:`locate`, in the whole of the host, where links are the caller's own."""
+    """As :func:`locate`, in the whole of the host, where links are the caller's own; but for the last name, which an
+    earlier copy to the same place may have brought.
+    """
     if guarded is not None:
         return _locate_guarded(guarded, stack)
-    path = os.path.realpath(calls.encode(destination))
+    given = calls.encode(destination)
+    if os.path.islink(given):
+        raise syscall_error(errno.ELOOP, "copy", os.fsdecode(given), _LINK_AS_DESTINATION)
+    path = os.path.realpath(given)
     directory, name = os.path.split(path)
     try:
         found = os.stat(path)

@@ -338,7 +338,7 @@ def test_a_commit_of_what_changes_has_files_that_fit_together(tmp_path: Path) ->
 
 @pytest.mark.root
 def test_without_a_pause_a_commit_may_be_torn(tmp_path: Path) -> None:
-    assert any(abs(a - z) > 1 for a, z in pairs(tmp_path, pause=False, times=10))
+    assert any(abs(a - z) > 1 for a, z in pairs(tmp_path, pause=False, times=100))
 
 
 def pairs(path: Path, *, pause: bool, times: int) -> Iterator[tuple[int, int]]:

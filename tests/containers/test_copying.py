@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import os
 import stat
@@ -428,3 +429,20 @@ def test_archives_with_asyncio(container: Container) -> None:
             return tar.getnames()
 
     assert asyncio.run(there_and_back()) == ["d", "d/f"]
+
+
+def test_a_link_that_an_earlier_copy_has_brought_is_not_followed(container: Container, here: Path) -> None:
+    """Who copies the same again would write where the container wants, as docker cp does."""
+    (here / "precious").write_text("kept")
+    put_archive(container, "/", archive([entry("report", f"@{here}/precious")]))
+    copy_out(container, "/report", here / "report")
+    assert os.readlink(here / "report") == f"{here}/precious"
+    put_archive(container, "/", archive([entry("report", "of the container")]))
+    with pytest.raises(OSError, match="symbolic link") as caught:
+        copy_out(container, "/report", here / "report")
+    assert caught.value.errno == errno.ELOOP
+    assert (here / "precious").read_text() == "kept"
+    (here / "directory").mkdir()
+    (here / "todir").symlink_to("directory")
+    copy_out(container, "/report", f"{here}/todir/")  # who says that it is a directory knows it
+    assert (here / "directory/report").read_text() == "of the container"
